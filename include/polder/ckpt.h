@@ -1,0 +1,111 @@
+/* SPDX-FileCopyrightText: The polder authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/**
+ * @file polder/ckpt.h
+ * Checkpoints: sharded HDF5 files that any layout of ranks can load.
+ *
+ * A run directory holds one directory per save, step-00000012, with
+ *   s-<uuid>-<rank>.h5  shards: the tensors of one writing rank, plain HDF5
+ *   index.h5            every tensor as one virtual data set over the shards
+ *   manifest.pldm       what must be there, with hashes; what polder itself reads
+ *   manifest.json       the same for people
+ * and LATEST, a text naming the newest save.  doc/checkpoint-format.md is normative.
+ *
+ * A save is written to a hidden directory, flushed, and renamed: a kill at any
+ * instant leaves the old or the new one, never half of one.  Values, optimizer
+ * state and whatever was added with pld_ckpt_add_state() come back on any
+ * dp x pp (x tp) layout that registers the same tensor names.
+ */
+#ifndef POLDER_CKPT_H
+#define POLDER_CKPT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <polder/export.h>
+#include <polder/mesh.h>
+#include <polder/params.h>
+
+PLD_BEGIN_DECLS
+
+/** Saving to and loading from one run directory. */
+typedef struct pld_ckpt pld_ckpt;
+
+/** How shards store tensors. */
+typedef enum {
+    PLD_CKPT_RAW = 0, /**< contiguous; fastest to write and to read in part */
+    PLD_CKPT_ZSTD = 1 /**< chunked, byte shuffle + zstd (registered HDF5 filter 32015) */
+} pld_ckpt_codec;
+
+/** NULL or all zero: the defaults. */
+typedef struct {
+    size_t struct_size; /**< sizeof(pld_ckpt_opts); required */
+    pld_ckpt_codec codec;
+    int keep; /**< newest saves to keep, older ones are removed after a save; 0: all */
+} pld_ckpt_opts;
+
+/**
+ * Open a run directory, creating it if needed; remains of interrupted saves are
+ * removed.  Collective over the mesh.  PLD_ERR_IO (cannot create or write it),
+ * PLD_ERR_ARG, PLD_ERR_NOMEM.
+ *
+ * @param directory  the same path on all ranks, on a file system that all see; copied
+ */
+PLD_API int pld_ckpt_open(pld_mesh *mesh, const char *directory, const pld_ckpt_opts *opts,
+                          pld_ckpt **out);
+
+/** Save and load the values of committed params and all their optimizer state.  Local. */
+PLD_API int pld_ckpt_add_params(pld_ckpt *ckpt, pld_params *params);
+
+/**
+ * Save and load a few bytes that are the same on all ranks: counters, seeds,
+ * data position.  Local.
+ *
+ * @param key    unique; see PLD_MAX_NAME
+ * @param value  [bytes]; read at save, written at load; must outlive `ckpt`
+ * @param bytes  1 .. 2^20
+ */
+PLD_API int pld_ckpt_add_state(pld_ckpt *ckpt, const char *key, void *value, size_t bytes);
+
+/** A number that later saves record for people and tools, e.g. "loss".  Local. */
+PLD_API int pld_ckpt_set_number(pld_ckpt *ckpt, const char *key, double value);
+
+/** The same for a text, e.g. "model" or a git revision.  Local. */
+PLD_API int pld_ckpt_set_text(pld_ckpt *ckpt, const char *key, const char *value);
+
+/**
+ * Save as `step`.  A save of the same step that is already complete is replaced.
+ *
+ * - Collective over the mesh.
+ * - Errors: PLD_ERR_IO (full disk, no permission, failed flush: file and reason
+ *   named), PLD_ERR_NOMEM, PLD_ERR_TRANSPORT.  Older saves are untouched.
+ *
+ * @param step  >= 0
+ */
+PLD_API int pld_ckpt_save(pld_ckpt *ckpt, int64_t step);
+
+/**
+ * Load values, optimizer state and state entries.
+ *
+ * - Collective over the mesh.
+ * - Every byte that is used is checked against the manifest's hashes.
+ * - Errors: PLD_ERR_NOTFOUND (no such checkpoint; with "latest" in a directory
+ *   without any complete one: 0 is returned, *out_step = -1 and nothing changes),
+ *   PLD_ERR_CORRUPT (which file is missing, short or altered),
+ *   PLD_ERR_MISMATCH (a tensor is missing, left over, or has another shape or
+ *   dtype: the checkpoint is of another model), PLD_ERR_IO.  After an error
+ *   while tensors are read, values are undefined.
+ *
+ * @param which     "latest": the newest complete save of the directory; else the path of a
+ *                  checkpoint (RUN/step-00000012) or of a run directory (its newest)
+ * @param out_step  receives the step it was saved as; may be NULL
+ */
+PLD_API int pld_ckpt_load(pld_ckpt *ckpt, const char *which, int64_t *out_step);
+
+/** Local. */
+PLD_API void pld_ckpt_destroy(pld_ckpt **ckpt);
+
+PLD_END_DECLS
+
+#endif /* POLDER_CKPT_H */

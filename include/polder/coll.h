@@ -1,0 +1,146 @@
+/* SPDX-FileCopyrightText: The polder authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/**
+ * @file polder/coll.h
+ * Groups of ranks, collective operations and messages over them.
+ *
+ * Rules for every operation below
+ * - Collective over the group: every rank calls it, in the same order relative
+ *   to the group's other collective operations, with equal count, dtype,
+ *   operator and root.  pld_send() and pld_recv() concern two ranks only.
+ * - Counts are in elements, buffers in host memory, aligned to their element.
+ *   A buffer may be NULL if its count is 0.
+ * - Completion: without `opts->request` the call returns when the result is in
+ *   place.  With it, the call returns at once; the buffers are polder's until
+ *   pld_request_wait() or a pld_request_test() that said done.  Requests of one
+ *   group complete in any order of waiting; operations run in call order.
+ * - Numerics: f16 and bf16 are added in f32, in rank order, and rounded once
+ *   (to nearest even; NaN stays NaN).  Same group size, count and dtype: same
+ *   bits, every time.  max and min of a NaN and a number are NaN.
+ * - Errors: PLD_ERR_ARG (on the rank that passed it: nothing was sent),
+ *   PLD_ERR_NOMEM, PLD_ERR_MISMATCH (ranks disagree on the operation),
+ *   PLD_ERR_PEER, PLD_ERR_TRANSPORT.
+ */
+#ifndef POLDER_COLL_H
+#define POLDER_COLL_H
+
+#include <stddef.h>
+
+#include <polder/dtype.h>
+#include <polder/export.h>
+
+PLD_BEGIN_DECLS
+
+/** An ordered set of ranks that communicate with each other. */
+typedef struct pld_group pld_group;
+
+/** An operation under way. */
+typedef struct pld_request pld_request;
+
+/** Reduction operators. */
+typedef enum {
+    PLD_SUM = 0,
+    PLD_AVG = 1, /**< sum times 1/size; floating types only */
+    PLD_MAX = 2,
+    PLD_MIN = 3,
+    PLD_PROD = 4
+} pld_op;
+
+/** What every operation accepts besides its arguments.  NULL: all defaults. */
+typedef struct {
+    size_t struct_size;    /**< sizeof(pld_coll_opts); required */
+    pld_request **request; /**< receives the request; NULL: the call waits */
+    /** Factor applied to the result of a reduction, floating types only, in the precision of
+     *  the sum, before rounding.  0: 1. */
+    double scale;
+    const char *tag; /**< what this is, for diagnostics; a string that outlives the call */
+} pld_coll_opts;
+
+/** This rank's number in the group, 0 .. size-1.  Local, never fails. */
+PLD_API int pld_group_rank(const pld_group *group);
+
+/** Ranks in the group.  Local, never fails. */
+PLD_API int pld_group_size(const pld_group *group);
+
+/**
+ * Cut a group into disjoint ones: ranks with the same color form a group,
+ * ordered by key, then by rank in the parent.  Collective over `parent`.
+ *
+ * @param color  0 or more; negative: this rank joins none, and *out becomes NULL
+ * @param out    receives the new group; caller destroys it
+ */
+PLD_API int pld_group_split(pld_group *parent, int color, int key, pld_group **out);
+
+/** Local.  No operation may be under way. */
+PLD_API void pld_group_destroy(pld_group **group);
+
+/**
+ * recv[i] = op over ranks of send[i].
+ * @param send,recv  [count]; equal pointers: in place; else they must not overlap
+ */
+PLD_API int pld_allreduce(pld_group *group, const void *send, void *recv, size_t count,
+                          pld_dtype dtype, pld_op op, const pld_coll_opts *opts);
+
+/**
+ * Rank r receives slice r of the reduction.
+ * @param send  [size][count]
+ * @param recv  [count]; may be send + rank*count elements: in place
+ * @param count elements of one slice
+ */
+PLD_API int pld_reduce_scatter(pld_group *group, const void *send, void *recv, size_t count,
+                               pld_dtype dtype, pld_op op, const pld_coll_opts *opts);
+
+/**
+ * Every rank receives the concatenation of all contributions, by rank.
+ * @param send  [count]; may be recv + rank*count elements: in place
+ * @param recv  [size][count]
+ * @param count elements of one contribution
+ */
+PLD_API int pld_allgather(pld_group *group, const void *send, void *recv, size_t count,
+                          pld_dtype dtype, const pld_coll_opts *opts);
+
+/** buf of rank `root` to all.  @param buf [count] */
+PLD_API int pld_broadcast(pld_group *group, void *buf, size_t count, pld_dtype dtype, int root,
+                          const pld_coll_opts *opts);
+
+/** Return when all ranks have called. */
+PLD_API int pld_barrier(pld_group *group, const pld_coll_opts *opts);
+
+/**
+ * Send to rank `dest` of the group.  Matches the receive with the same tag;
+ * messages with equal (source, tag) arrive in order.  May wait for the receive.
+ * @param tag  0 .. 2^30-1
+ */
+PLD_API int pld_send(pld_group *group, const void *buf, size_t count, pld_dtype dtype, int dest,
+                     int tag, const pld_coll_opts *opts);
+
+/** Receive exactly `count` elements; any other size is PLD_ERR_MISMATCH. */
+PLD_API int pld_recv(pld_group *group, void *buf, size_t count, pld_dtype dtype, int source,
+                     int tag, const pld_coll_opts *opts);
+
+/**
+ * Wait, free the request, set *request to NULL, return the operation's code.
+ * NULL is a finished request.
+ */
+PLD_API int pld_request_wait(pld_request **request);
+
+/** As wait if the operation is done (*done = 1); else *done = 0 and 0 is returned. */
+PLD_API int pld_request_test(pld_request **request, int *done);
+
+/** Wait for all; the first error in array order is returned, all are freed. */
+PLD_API int pld_request_wait_all(size_t count, pld_request **requests);
+
+/**
+ * Make a local verdict everybody's: returns the code of the lowest rank whose
+ * `code` is negative (on all ranks, with that rank's sentence, "rank N: ..." in
+ * front, in pld_last_error()), or 0 if all passed 0.  The cure for "one rank
+ * failed to open a file, the others wait for it for ever".
+ *
+ * Collective over `group`.  Also PLD_ERR_PEER, PLD_ERR_TRANSPORT.
+ */
+PLD_API int pld_agree(pld_group *group, int code);
+
+PLD_END_DECLS
+
+#endif /* POLDER_COLL_H */

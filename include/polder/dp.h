@@ -1,0 +1,80 @@
+/* SPDX-FileCopyrightText: The polder authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/**
+ * @file polder/dp.h
+ * Data parallelism: gradients averaged over the dp axis while backward runs.
+ *
+ * Tensors are put into buckets in reverse order of adding, the order in which
+ * backward completes them.  A bucket is a range of the gradient arena, reduced
+ * in place.  It leaves when all its tensors are ready; buckets leave in their
+ * own order, the same on all ranks, whatever the order of readiness.
+ */
+#ifndef POLDER_DP_H
+#define POLDER_DP_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <polder/export.h>
+#include <polder/params.h>
+
+PLD_BEGIN_DECLS
+
+/** The reduction of one set of parameters. */
+typedef struct pld_dp pld_dp;
+
+/** How to reduce.  NULL or all zero: the defaults. */
+typedef struct {
+    size_t struct_size; /**< sizeof(pld_dp_opts); required */
+    /** A bucket is closed once it holds this many bytes.  0: 25 MiB. */
+    size_t bucket_bytes;
+    /** The same for the first bucket, so that communication starts early.  0: 1 MiB. */
+    size_t first_bucket_bytes;
+    /** How often pld_dp_ready() is called per tensor and step: the number of microbatches whose
+     *  gradients are added up locally before one reduction.  0: 1. */
+    int accumulate;
+    int sum; /**< 0: average over dp; 1: sum */
+} pld_dp_opts;
+
+/** Counters since creation. */
+typedef struct {
+    int64_t buckets;       /**< buckets of one step */
+    int64_t steps;         /**< completed pld_dp_wait() calls */
+    int64_t bytes_reduced; /**< bytes handed to all-reduce, all steps */
+    double wait_s;         /**< seconds spent in pld_dp_wait(): communication not hidden */
+} pld_dp_stats;
+
+/**
+ * Collective over the mesh of `params`, which must be committed.  The params
+ * remember it: pld_optim_step() waits for it by itself.  At most one per params.
+ * PLD_ERR_ARG, PLD_ERR_STATE, PLD_ERR_NOMEM, PLD_ERR_TRANSPORT.
+ */
+PLD_API int pld_dp_create(pld_params *params, const pld_dp_opts *opts, pld_dp **out);
+
+/**
+ * The gradient of tensor `id` has its contribution of this microbatch.  After
+ * the `accumulate`-th call of a step its bucket may leave, and the gradient is
+ * polder's until pld_dp_wait().  Local, does not wait.
+ *
+ * @return 0; PLD_ERR_ARG; PLD_ERR_STATE: called more often than `accumulate`;
+ *         or the error of an earlier bucket
+ */
+PLD_API int pld_dp_ready(pld_dp *dp, int id);
+
+/**
+ * All gradients are complete: wait until they are reduced; also sums shared
+ * tensors over the pipeline stages that hold them.  Tensors not reported ready
+ * count as ready now.  Collective over the mesh.
+ */
+PLD_API int pld_dp_wait(pld_dp *dp);
+
+/** Local, never fails. */
+PLD_API void pld_dp_get_stats(const pld_dp *dp, pld_dp_stats *out);
+
+/** Local.  No step may be under way. */
+PLD_API void pld_dp_destroy(pld_dp **dp);
+
+PLD_END_DECLS
+
+#endif /* POLDER_DP_H */

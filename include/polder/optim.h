@@ -1,0 +1,102 @@
+/* SPDX-FileCopyrightText: The polder authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/**
+ * @file polder/optim.h
+ * Optimizers over a set of parameters, gradient clipping, learning rates.
+ *
+ * State ("slots") belongs to the params and is saved with them: `exp_avg` and
+ * `exp_avg_sq` for AdamW, `momentum` for SGD, always in f32.
+ */
+#ifndef POLDER_OPTIM_H
+#define POLDER_OPTIM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <polder/export.h>
+#include <polder/params.h>
+
+PLD_BEGIN_DECLS
+
+/** An optimizer and its state. */
+typedef struct pld_optim pld_optim;
+
+/** Update rule. */
+typedef enum {
+    PLD_ADAMW = 0, /**< Loshchilov & Hutter, "Decoupled weight decay regularization", alg. 2 */
+    PLD_SGD = 1    /**< b = momentum*b + g; w -= lr*b */
+} pld_optim_kind;
+
+/** Which optimizer.  Zero fields take the default in brackets. */
+typedef struct {
+    size_t struct_size;  /**< sizeof(pld_optim_opts); required */
+    double beta1;        /**< AdamW [0.9]; in (0, 1), or negative for 0 */
+    double beta2;        /**< AdamW [0.999]; in (0, 1), or negative for 0 */
+    double eps;          /**< AdamW [1e-8]; added to sqrt of the corrected second moment */
+    double weight_decay; /**< [0] for tensors with `decay`: w -= lr*weight_decay*w */
+    double momentum;     /**< SGD [0] */
+    double clip;         /**< [0: off] largest global gradient norm; see pld_optim_step() */
+    pld_optim_kind kind;
+    int reserved; /**< leave 0 */
+} pld_optim_opts;
+
+/** What a step did; the same on all ranks. */
+typedef struct {
+    double grad_norm; /**< before clipping: L2 over all tensors of the model, each once */
+    double factor;    /**< gradients were multiplied by it: min(1, clip/(grad_norm+1e-6)) or 1 */
+    int64_t step;     /**< updates made so far, this one included */
+    int skipped;      /**< 1: the norm is not finite; nothing was updated, `step` did not advance */
+    int reserved;
+} pld_step_report;
+
+/**
+ * Collective over the mesh of `params`, which must be committed; at most one
+ * per params.  PLD_ERR_ARG, PLD_ERR_STATE, PLD_ERR_NOMEM.
+ */
+PLD_API int pld_optim_create(pld_params *params, const pld_optim_opts *opts, pld_optim **out);
+
+/**
+ * Wait for the gradients (pld_dp_wait() if the params have a pld_dp), compute
+ * their global norm over all stages, clip, update the values, set the
+ * gradients to zero.
+ *
+ * - Collective over the mesh.
+ * - Numerics: the norm is summed in f64 in a fixed order: same layout, same
+ *   bits.  AdamW with bias correction, t = report->step.
+ *
+ * @param lr   learning rate of this step, >= 0
+ * @param out  may be NULL
+ */
+PLD_API int pld_optim_step(pld_optim *optim, double lr, pld_step_report *out);
+
+/** Updates made so far (restored by pld_ckpt_load()).  Local, never fails. */
+PLD_API int64_t pld_optim_steps(const pld_optim *optim);
+
+/** Local. */
+PLD_API void pld_optim_destroy(pld_optim **optim);
+
+/** How the learning rate falls after the warm-up. */
+typedef enum {
+    PLD_LR_CONSTANT = 0,
+    PLD_LR_LINEAR = 1, /**< straight line to lr*final at step `steps` */
+    PLD_LR_COSINE = 2  /**< half a cosine to lr*final at step `steps` */
+} pld_lr_decay;
+
+/** A learning-rate schedule. */
+typedef struct {
+    size_t struct_size; /**< sizeof(pld_lr_opts); required */
+    double lr;          /**< highest rate, >= 0 */
+    double final;       /**< [0] last rate as a share of lr, 0 .. 1 */
+    int64_t warmup;     /**< [0] steps of linear warm-up: step s < warmup has lr*(s+1)/warmup */
+    int64_t steps;      /**< steps of the whole run; needed unless constant */
+    pld_lr_decay decay;
+    int reserved; /**< leave 0 */
+} pld_lr_opts;
+
+/** Learning rate of step `step` (0, 1, ...).  Pure.  @return 0 or PLD_ERR_ARG */
+PLD_API int pld_lr_at(const pld_lr_opts *opts, int64_t step, double *out);
+
+PLD_END_DECLS
+
+#endif /* POLDER_OPTIM_H */

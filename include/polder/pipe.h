@@ -1,0 +1,103 @@
+/* SPDX-FileCopyrightText: The polder authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/**
+ * @file polder/pipe.h
+ * Pipeline parallelism: executes a schedule over the pp axis of a mesh.
+ *
+ * The caller gives a forward and a backward function for the stage of its rank;
+ * polder moves activations and gradients between the ranks and calls them in
+ * the order of the schedule.  Backward runs in ascending order of microbatches
+ * on every stage, so gradients that accumulate in place have the same bits as
+ * in a serial loop over the microbatches, whatever schedule and pp.
+ */
+#ifndef POLDER_PIPE_H
+#define POLDER_PIPE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <polder/dtype.h>
+#include <polder/export.h>
+#include <polder/mesh.h>
+#include <polder/schedule.h>
+
+PLD_BEGIN_DECLS
+
+/** A pipeline ready to run. */
+typedef struct pld_pipe pld_pipe;
+
+/** Shape of what crosses a stage boundary for one microbatch; ndim 0: nothing does. */
+typedef struct {
+    int64_t shape[PLD_MAX_DIMS]; /**< row-major, outermost first; each >= 1 */
+    pld_dtype dtype;
+    int ndim;
+} pld_pipe_tensor;
+
+/**
+ * Forward of one microbatch.
+ * @param in   what the previous stage put out, [input]; NULL on the first stage.  Valid until
+ *             the backward of this microbatch has returned
+ * @param out  to be filled, [output]; NULL on the last stage
+ * @return 0, or a negative PLD_ERR_* code, which ends the step on all ranks
+ */
+typedef int pld_pipe_forward(void *context, int stage, int microbatch, const void *in, void *out);
+
+/**
+ * Backward of one microbatch.
+ * @param in        as in forward
+ * @param grad_out  gradient of the loss by this stage's output, [output]; NULL on the last stage
+ * @param grad_in   to be filled, gradient by the input, [input]; NULL on the first stage
+ */
+typedef int pld_pipe_backward(void *context, int stage, int microbatch, const void *in,
+                              const void *grad_out, void *grad_in);
+
+/** The stage of this rank. */
+typedef struct {
+    size_t struct_size; /**< sizeof(pld_pipe_opts); required */
+    pld_pipe_forward *forward;
+    pld_pipe_backward *backward;
+    void *context;          /**< handed to both */
+    pld_pipe_tensor input;  /**< ndim 0 on the first stage */
+    pld_pipe_tensor output; /**< ndim 0 on the last stage; equals the next stage's input */
+} pld_pipe_opts;
+
+/** Counters of the last pld_pipe_step(). */
+typedef struct {
+    double step_s;    /**< wall time of the step */
+    double compute_s; /**< of it in the callbacks */
+    double wait_s;    /**< of it waiting for messages: the bubble and exposed communication */
+    int64_t bytes_sent;
+} pld_pipe_stats;
+
+/**
+ * Check that neighbours agree on shapes and that all ranks have the same
+ * schedule; allocate all buffers.
+ *
+ * - Collective over the mesh.
+ * - Errors: PLD_ERR_ARG (the schedule's ranks are not the mesh's pp),
+ *   PLD_ERR_MISMATCH with both shapes and stages named, PLD_ERR_NOMEM,
+ *   PLD_ERR_TRANSPORT.
+ *
+ * @param schedule  with or without messages; not kept
+ */
+PLD_API int pld_pipe_create(pld_mesh *mesh, const pld_schedule *schedule, const pld_pipe_opts *opts,
+                            pld_pipe **out);
+
+/**
+ * Run all microbatches once, forward and backward.  Collective over the pp axis.
+ * @return 0; the code of a callback (the same on all ranks of the axis);
+ *         PLD_ERR_PEER, PLD_ERR_TRANSPORT.  After an error the pipe can only be
+ *         destroyed.
+ */
+PLD_API int pld_pipe_step(pld_pipe *pipe);
+
+/** Local, never fails. */
+PLD_API void pld_pipe_get_stats(const pld_pipe *pipe, pld_pipe_stats *out);
+
+/** Local. */
+PLD_API void pld_pipe_destroy(pld_pipe **pipe);
+
+PLD_END_DECLS
+
+#endif /* POLDER_PIPE_H */
