@@ -18,9 +18,10 @@
 /** What one AdamW sweep needs besides its arrays; all factors precomputed by the caller. */
 struct pldi_adamw {
     float beta1, beta2;
-    float grad_factor; /**< clipping: g is multiplied by it first */
-    float step_size;   /**< lr / (1 - beta1^t) */
-    float sqrt_factor; /**< 1 / sqrt(1 - beta2^t) */
+    float rest1, rest2; /**< 1 - beta1, 1 - beta2, subtracted in f64 */
+    float grad_factor;  /**< clipping: g is multiplied by it first */
+    float step_size;    /**< lr / (1 - beta1^t) */
+    float sqrt_factor;  /**< 1 / sqrt(1 - beta2^t) */
     float eps;
     float decay_factor; /**< w is multiplied by it first: 1 - lr * weight_decay, or 1 */
 };
@@ -28,8 +29,8 @@ struct pldi_adamw {
 struct pldi_sgd {
     float lr;
     float momentum;
-    float grad_factor;
-    float decay_factor;
+    float grad_factor;  /**< as in pldi_adamw */
+    float decay_factor; /**< as in pldi_adamw */
 };
 
 struct pldi_kernels {
@@ -49,7 +50,12 @@ struct pldi_kernels {
     void (*adamw)(float *w, float *g, float *m, float *v, size_t count,
                   const struct pldi_adamw *args);
 
+    /** One pass: b = momentum*b + g; w -= lr*b; g = 0.  momentum may be NULL: b = g. */
     void (*sgd)(float *w, float *g, float *momentum, size_t count, const struct pldi_sgd *args);
+
+    /** f16 or bf16 to f32 and back, to nearest even; NaN stays NaN. */
+    void (*widen)(float *dst, const void *src, size_t count, pld_dtype dtype);
+    void (*narrow)(void *dst, const float *src, size_t count, pld_dtype dtype);
 };
 
 /**

@@ -23,4 +23,6 @@ const struct pldi_kernels TABLE(PLDI_ISA) = {
     .sum_squares = sum_squares,
     .adamw = adamw,
     .sgd = sgd,
+    .widen = widen,
+    .narrow = narrow,
 };

@@ -1,21 +1,209 @@
 /* SPDX-FileCopyrightText: The polder authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* Optimizer sweeps and norms; included by device_kernels_isa.c alone. */
+/*
+ * Optimizer sweeps and norms; included by device_kernels_isa.c alone.
+ *
+ * Element i of a sum of squares always goes to lane i % NORM_LANES, and lanes are
+ * added pairwise at the end: the order depends on the count alone, not on how many
+ * lanes a register has.  Sweeps are element by element; products and sums are kept
+ * apart (no contraction), square root and division are correctly rounded everywhere.
+ */
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+enum { NORM_LANES = 32 };
+
+static inline float wide_bf16(uint16_t half)
+{
+    const uint32_t bits = (uint32_t)half << 16;
+    float value;
+
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
+
+/* Shifting the 15 bits into place gives the value times 2^-112, subnormals included. */
+static inline float wide_f16(uint16_t half)
+{
+    const uint32_t sign = (uint32_t)(half & 0x8000U) << 16;
+    const uint32_t body = (uint32_t)(half & 0x7fffU) << 13;
+    float scaled;
+    uint32_t bits;
+
+    memcpy(&scaled, &body, sizeof(scaled));
+    scaled *= 0x1p112F;
+    memcpy(&bits, &scaled, sizeof(bits));
+    bits = (half & 0x7c00U) == 0x7c00U ? body | 0x7f800000U : bits;
+    bits |= sign;
+    memcpy(&scaled, &bits, sizeof(scaled));
+    return scaled;
+}
+
+static double add_lanes(double lanes[NORM_LANES])
+{
+    for (int width = NORM_LANES / 2; width > 0; width /= 2)
+        for (int l = 0; l < width; l++)
+            lanes[l] += lanes[l + width];
+    return lanes[0];
+}
+
+/* One function per dtype: blocks of NORM_LANES elements, then the rest. */
+#define SUM_SQUARES(name, type, wide)                                                              \
+    static double name(const void *src, size_t count)                                              \
+    {                                                                                              \
+        const type *x = src;                                                                       \
+        double lanes[NORM_LANES] = {0};                                                            \
+        size_t i = 0;                                                                              \
+                                                                                                   \
+        for (; i + NORM_LANES <= count; i += NORM_LANES)                                           \
+            for (int l = 0; l < NORM_LANES; l++) {                                                 \
+                const double v = (double)wide(x[i + (size_t)l]);                                   \
+                lanes[l] += v * v;                                                                 \
+            }                                                                                      \
+        for (int l = 0; i < count; i++, l++) {                                                     \
+            const double v = (double)wide(x[i]);                                                   \
+            lanes[l] += v * v;                                                                     \
+        }                                                                                          \
+        return add_lanes(lanes);                                                                   \
+    }
+
+SUM_SQUARES(sum_squares_f32, float, )
+SUM_SQUARES(sum_squares_f64, double, )
+SUM_SQUARES(sum_squares_f16, uint16_t, wide_f16)
+SUM_SQUARES(sum_squares_bf16, uint16_t, wide_bf16)
 
 static double sum_squares(const void *src, size_t count, pld_dtype dtype)
 {
-    (void)src, (void)count, (void)dtype;
-    return 0;
+    if (dtype == PLD_F32)
+        return sum_squares_f32(src, count);
+    if (dtype == PLD_F64)
+        return sum_squares_f64(src, count);
+    if (dtype == PLD_F16)
+        return sum_squares_f16(src, count);
+    return dtype == PLD_BF16 ? sum_squares_bf16(src, count) : 0;
 }
 
-static void adamw(float *w, float *g, float *m, float *v, size_t count,
-                  const struct pldi_adamw *args)
+static void adamw(float *restrict w, float *restrict g, float *restrict m, float *restrict v,
+                  size_t count, const struct pldi_adamw *args)
 {
-    (void)w, (void)g, (void)m, (void)v, (void)count, (void)args;
+    const struct pldi_adamw a = *args;
+
+    for (size_t i = 0; i < count; i++) {
+        const float grad = g[i] * a.grad_factor;
+        const float first = a.beta1 * m[i] + a.rest1 * grad;
+        const float second = a.beta2 * v[i] + a.rest2 * (grad * grad);
+        const float root = sqrtf(second) * a.sqrt_factor + a.eps;
+
+        w[i] = w[i] * a.decay_factor - a.step_size * (first / root);
+        m[i] = first;
+        v[i] = second;
+        g[i] = 0;
+    }
+}
+
+static void sgd_plain(float *restrict w, float *restrict g, size_t count, const struct pldi_sgd *a)
+{
+    const float lr = a->lr;
+    const float factor = a->grad_factor;
+    const float decay = a->decay_factor;
+
+    for (size_t i = 0; i < count; i++) {
+        w[i] = w[i] * decay - lr * (g[i] * factor);
+        g[i] = 0;
+    }
+}
+
+static void sgd_momentum(float *restrict w, float *restrict g, float *restrict b, size_t count,
+                         const struct pldi_sgd *args)
+{
+    const struct pldi_sgd a = *args;
+
+    for (size_t i = 0; i < count; i++) {
+        const float next = a.momentum * b[i] + g[i] * a.grad_factor;
+
+        w[i] = w[i] * a.decay_factor - a.lr * next;
+        b[i] = next;
+        g[i] = 0;
+    }
 }
 
 static void sgd(float *w, float *g, float *momentum, size_t count, const struct pldi_sgd *args)
 {
-    (void)w, (void)g, (void)momentum, (void)count, (void)args;
+    if (momentum == NULL)
+        sgd_plain(w, g, count, args);
+    else
+        sgd_momentum(w, g, momentum, count, args);
+}
+
+/* Nearest even; NaN stays NaN, quiet. */
+static inline uint16_t narrow_bf16(float value)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &value, sizeof(bits));
+    if ((bits & 0x7fffffffU) > 0x7f800000U)
+        return (uint16_t)(bits >> 16 | 0x40U);
+    return (uint16_t)((bits + 0x7fffU + (bits >> 16 & 1U)) >> 16);
+}
+
+/*
+ * Below the smallest normal number the addition of 1/2 shifts the bits to be kept to the
+ * bottom of the sum and rounds them; above, exponent and rounding are done in integers.
+ */
+static inline uint16_t narrow_f16(float value)
+{
+    uint32_t bits;
+    uint32_t sign;
+    uint32_t tiny;
+    uint32_t out;
+    float shifted;
+
+    memcpy(&bits, &value, sizeof(bits));
+    sign = bits >> 16 & 0x8000U;
+    bits &= 0x7fffffffU;
+    memcpy(&shifted, &bits, sizeof(shifted));
+    shifted += 0.5F;
+    memcpy(&tiny, &shifted, sizeof(tiny));
+    tiny -= 0x3f000000U;
+    out = (bits - 0x38000000U + 0xfffU + (bits >> 13 & 1U)) >> 13;
+    out = bits < 0x38800000U ? tiny : out;
+    out = bits >= 0x477ff000U ? 0x7c00U : out;
+    out = bits > 0x7f800000U ? 0x7e00U | (bits >> 13 & 0x1ffU) : out;
+    return (uint16_t)(out | sign);
+}
+
+#define CONVERT(dtype_name)                                                                        \
+    static void widen_all_##dtype_name(float *restrict dst, const uint16_t *restrict src,          \
+                                       size_t count)                                               \
+    {                                                                                              \
+        for (size_t i = 0; i < count; i++)                                                         \
+            dst[i] = wide_##dtype_name(src[i]);                                                    \
+    }                                                                                              \
+    static void narrow_all_##dtype_name(uint16_t *restrict dst, const float *restrict src,         \
+                                        size_t count)                                              \
+    {                                                                                              \
+        for (size_t i = 0; i < count; i++)                                                         \
+            dst[i] = narrow_##dtype_name(src[i]);                                                  \
+    }
+
+CONVERT(f16)
+CONVERT(bf16)
+
+static void widen(float *dst, const void *src, size_t count, pld_dtype dtype)
+{
+    if (dtype == PLD_F16)
+        widen_all_f16(dst, src, count);
+    else
+        widen_all_bf16(dst, src, count);
+}
+
+static void narrow(void *dst, const float *src, size_t count, pld_dtype dtype)
+{
+    if (dtype == PLD_F16)
+        narrow_all_f16(dst, src, count);
+    else
+        narrow_all_bf16(dst, src, count);
 }

@@ -14,6 +14,19 @@
 /** Alignment of a tensor's start within its arena, in elements. */
 enum { PLDI_PARAM_ALIGN = 64 };
 
+/** The dtypes a tensor may have are 0 .. PLDI_PARAM_DTYPES-1. */
+enum { PLDI_PARAM_DTYPES = 4 };
+
+/** The offset of a tensor that lies in the caller's memory. */
+#define PLDI_OUTSIDE SIZE_MAX
+
+/** Where polder keeps the tensors of one dtype. */
+struct pldi_arena {
+    void *value;  /**< [count], zero in the gaps between tensors */
+    void *grad;   /**< as value */
+    size_t count; /**< elements, gaps included; a multiple of PLDI_PARAM_ALIGN */
+};
+
 /** A tensor that belongs to a parameter: same box, own dtype, saved with it. */
 struct pldi_slot {
     char name[32]; /**< e.g. "exp_avg" */
@@ -31,17 +44,34 @@ struct pldi_param_state {
 pld_mesh *pldi_params_mesh(const pld_params *params);
 int pldi_params_committed(const pld_params *params);
 
+/** `count` rounded up to where the next tensor may start. */
+size_t pldi_params_padded(size_t count);
+
+/** The arena of a dtype (count 0: none); after commit. */
+const struct pldi_arena *pldi_params_arena(const pld_params *params, pld_dtype dtype);
+
+/** First element of tensor `id` in its dtype's arena, or PLDI_OUTSIDE; after commit. */
+size_t pldi_params_offset(const pld_params *params, int id);
+
+/** 1: of all ranks with the same dp, cp and ep coordinates that hold this box of
+ *  the tensor, this one is the first, so that what is summed over a model counts once. */
+int pldi_params_counted(const pld_params *params, int id);
+
 /** Attach a slot to parameter `id`; slots keep the order of adding.  NOMEM, ARG (name taken). */
 int pldi_params_add_slot(pld_params *params, int id, const char *name, pld_dtype dtype,
                          void *value);
-/** Detach all slots / states whose memory the caller is about to free, by address range owner. */
+/** Detach the slots of this name from all parameters; whoever added them does so before it
+ *  frees their memory. */
 void pldi_params_remove_slots(pld_params *params, const char *name);
 int pldi_params_slots(const pld_params *params, int id);
+/** Valid until slots are added or removed; NULL: no such index. */
 const struct pldi_slot *pldi_params_slot(const pld_params *params, int id, int index);
 
+/** States keep the order of adding.  NOMEM, ARG (key taken or too long). */
 int pldi_params_add_state(pld_params *params, const char *key, void *value, size_t bytes);
 void pldi_params_remove_state(pld_params *params, const char *key);
 int pldi_params_states(const pld_params *params);
+/** Valid until states are added or removed; NULL: no such index. */
 const struct pldi_param_state *pldi_params_state(const pld_params *params, int index);
 
 /**
@@ -51,8 +81,27 @@ const struct pldi_param_state *pldi_params_state(const pld_params *params, int i
  */
 pld_group *pldi_params_holders(const pld_params *params, int id);
 
-/** Whoever reduces gradients says how to wait for it; NULL takes it back. */
+/** How many of this rank's tensors have holders, and their numbers in an order that is the
+ *  same on all stages: collective operations over holders follow it. */
+int pldi_params_shared(const pld_params *params);
+int pldi_params_shared_id(const pld_params *params, int index);
+
+/**
+ * Are the options of a collective constructor the same everywhere?  Collective over
+ * the mesh.  `code` is this rank's verdict so far, passed on as by pld_agree().
+ * PLD_ERR_MISMATCH names `what` if the hashes differ.
+ */
+int pldi_params_same(const pld_params *params, int code, uint64_t hash, const char *what);
+
+/**
+ * Whoever reduces gradients says how to wait for it; NULL takes it back.  `finish`
+ * is collective over the mesh in what it communicates, but its verdict is this
+ * rank's own: the caller makes it everybody's.
+ */
 void pldi_params_set_reducer(pld_params *params, int (*finish)(void *), void *context);
+
+/** NULL: no reducer. */
+void *pldi_params_reducer(const pld_params *params);
 
 /** Wait until all gradients are reduced: calls the reducer if there is one. */
 int pldi_params_finish_gradients(pld_params *params);
