@@ -14,7 +14,8 @@
  *   executed by one rank of the pipeline axis.
  * - *microbatch*: one slice of the global batch, numbered from 0.
  * - *live*: forwarded but not yet backwarded, hence its activations are kept.
- * - *bubble*: makespan minus the busy time of a rank.
+ * - *bubble*: makespan minus the busy time of a rank.  Its share is bubble over
+ *   makespan; some texts divide by the busy time instead.
  *
  * Text form: one line per rank, actions separated by commas, an action being
  * <stage><kind><microbatch>: "2F0", "2B0", "1SEND_F3", "2RECV_F3".  SEND_F of
@@ -75,7 +76,7 @@ typedef struct {
     size_t struct_size; /**< sizeof(pld_schedule_costs); required */
     double forward;     /**< one F */
     double backward;    /**< one B */
-    double message;     /**< from the end of a SEND's producer until its consumer may start */
+    double message;     /**< from the departure of a message until its consumer may start */
 } pld_schedule_costs;
 
 /** What the simulator saw. */
@@ -83,7 +84,7 @@ typedef struct {
     double makespan;     /**< start of the first to the end of the last action */
     double bubble;       /**< largest over ranks of makespan minus busy time */
     double bubble_share; /**< bubble / makespan */
-    int peak_live;       /**< most microbatches live at once, largest over ranks */
+    int peak_live;       /**< pld_schedule_peak_live(), largest over ranks */
     int reserved;
 } pld_schedule_report;
 
@@ -101,16 +102,21 @@ PLD_API int pld_schedule_create(const pld_schedule_opts *opts, pld_schedule **ou
 
 /**
  * Read the text form; the inverse of pld_schedule_format().  Blank lines and
- * lines starting with '#' are skipped.  The result has been validated.
- * @return 0; PLD_ERR_ARG, with line and action named; PLD_ERR_NOMEM
+ * lines starting with '#' are skipped, lines may end in CR LF, and empty cells,
+ * which stand for idle steps, are dropped.  Stages and microbatches are counted
+ * from what is there.  The result has been validated.
+ * @return 0; PLD_ERR_ARG, with line and action (from 1) named if the text is at fault, as from
+ *         pld_schedule_validate() if its meaning is; PLD_ERR_NOMEM
  */
 PLD_API int pld_schedule_parse(const char *text, pld_schedule **out);
 
 /**
  * Add the messages: a schedule of F and B becomes one that also holds SEND and
- * RECV actions.  All lists are projections of one global sequence of events, in
- * the order in which producers finish in a simulation with unit costs, so they
- * cannot deadlock even if sends and receives block and nothing is buffered.
+ * RECV actions where neighbouring stages are on different ranks.  All lists are
+ * projections of one global sequence of events, in the order of a simulation in
+ * which a backward takes twice as long as a forward and messages take no time,
+ * so they cannot deadlock even if sends and receives block and nothing is
+ * buffered.
  * @return 0; PLD_ERR_ARG: has messages already; PLD_ERR_NOMEM
  */
 PLD_API int pld_schedule_lower(const pld_schedule *schedule, pld_schedule **out);
@@ -120,15 +126,18 @@ PLD_API int pld_schedule_lower(const pld_schedule *schedule, pld_schedule **out)
  * range and each on one rank; each (stage, microbatch) exactly one F and one B;
  * dependencies can progress; with messages: each one sent and received exactly
  * once, between the right stages, in the same order at both ends of a channel,
- * and no deadlock when sends and receives block.
- * @return 0, or PLD_ERR_ARG with rank, index and action named
+ * and no deadlock when sends and receives block.  doc/schedules.md lists the
+ * checks; the sentence begins with the name of the one that failed.
+ * @return 0; PLD_ERR_ARG with rank, action number (from 0) and action; PLD_ERR_NOMEM
  */
 PLD_API int pld_schedule_validate(const pld_schedule *schedule);
 
 /**
  * Time the schedule: actions of a rank run in order, one at a time, each as soon
  * as its inputs are there; messages overlap with computation.  SEND and RECV
- * actions take no time of their own.  @return 0, PLD_ERR_ARG, PLD_ERR_NOMEM
+ * actions take no time of their own: a message leaves when its SEND is reached,
+ * without SEND actions when its producer ends.
+ * @return 0, PLD_ERR_ARG, PLD_ERR_NOMEM
  */
 PLD_API int pld_schedule_simulate(const pld_schedule *schedule, const pld_schedule_costs *costs,
                                   pld_schedule_report *out);
@@ -147,7 +156,8 @@ PLD_API size_t pld_schedule_length(const pld_schedule *schedule, int rank);
 /** A rank's actions in execution order, [length]; owned by the schedule; NULL if out of range. */
 PLD_API const pld_action *pld_schedule_actions(const pld_schedule *schedule, int rank);
 
-/** Most microbatches ever live at once on a rank; -1 if out of range.  O(length). */
+/** Most microbatches ever live at once on a rank, each counted once for every stage of the rank
+ *  where it is live; -1 if out of range.  O(length). */
 PLD_API int pld_schedule_peak_live(const pld_schedule *schedule, int rank);
 
 /**
