@@ -110,7 +110,7 @@ PLD_API int pld_barrier(pld_group *group, const pld_coll_opts *opts);
 /**
  * Send to rank `dest` of the group.  Matches the receive with the same tag;
  * messages with equal (source, tag) arrive in order.  May wait for the receive.
- * @param tag  0 .. 2^30-1
+ * @param tag  0 .. 2^20-1; more than the MPI in use can take is PLD_ERR_UNSUPPORTED
  */
 PLD_API int pld_send(pld_group *group, const void *buf, size_t count, pld_dtype dtype, int dest,
                      int tag, const pld_coll_opts *opts);

@@ -1,0 +1,166 @@
+/* SPDX-FileCopyrightText: The polder authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/**
+ * @file coll.h
+ * The parts of lib/coll.
+ *
+ * An operation (struct pld_request) is a state machine: a step function moves it
+ * on as far as it can without waiting.  coll_engine.c decides who calls it, and
+ * when; coll_open.c is the first phase of every collective operation, in which
+ * the ranks find out whether they are doing the same thing; coll_lane.c moves the
+ * data of those too big to travel with the opening.
+ */
+#ifndef PLDI_COLL_H
+#define PLDI_COLL_H
+
+#include <polder/coll.h>
+
+#include <stdint.h>
+
+#include "coll/coll_engine.h"
+#include "transport/transport.h"
+
+enum {
+    PLDI_SMALL_BYTES = 16384, /**< what travels with the opening */
+    PLDI_DIRECT_RANKS = 8,    /**< up to here every rank talks to every other at once */
+    PLDI_LANES = 2,           /**< chunks under way at a time: one moves, one is reduced */
+    PLDI_TEXT_BYTES = 1024,
+    /* Tags: one for openings, two for each lane, then those of pld_send(). */
+    PLDI_TAG_OPEN = 0,
+    PLDI_TAG_LANE = 1,
+    PLDI_TAG_P2P = 16
+};
+
+enum pldi_kind {
+    PLDI_BARRIER,
+    PLDI_AGREE,
+    PLDI_ALLREDUCE,
+    PLDI_REDUCE_SCATTER,
+    PLDI_ALLGATHER,
+    PLDI_BROADCAST,
+    PLDI_SEND,
+    PLDI_RECV
+};
+
+/** How far an operation is. */
+enum pldi_state {
+    PLDI_NEW = 0, /**< nothing was sent */
+    PLDI_OPENING, /**< openings are on their way */
+    PLDI_OPENED,  /**< all have arrived */
+    PLDI_MOVING   /**< the lanes are at work */
+};
+
+/** What a rank says at the start of a collective operation. */
+struct pldi_opening {
+    struct pldi_print { /* must be equal on all ranks */
+        uint32_t kind, dtype, op;
+        int32_t root;
+        uint64_t count;
+        double scale;
+        uint64_t sequence;
+    } print;
+    int32_t rank;
+    int32_t code;   /**< PLD_AGREE's, or of a rank that cannot take part; its text follows */
+    uint64_t bytes; /**< of data or text that follow */
+    uint64_t zero;
+};
+_Static_assert(sizeof(struct pldi_opening) == 64, "a cache line on the wire");
+
+/** What log2(size) rounds carry if there are too many ranks to talk to each. */
+struct pldi_digest {
+    struct pldi_opening low, high; /**< smallest and largest print */
+    struct pldi_opening bad;       /**< of the lowest rank with a code; rank INT32_MAX: none */
+    char text[PLDI_TEXT_BYTES];
+};
+
+/** A chunk's way through the two stages of an operation. */
+struct pldi_lane {
+    size_t chunk;
+    int state;
+    struct pldi_xfer *sends, *recvs; /* [size] */
+    size_t *wants;                   /* [size], bytes that each receive must bring */
+    unsigned char *scratch;          /* [size][chunk bytes] */
+};
+
+/** Memory for the one collective operation of a group that is under way. */
+struct pldi_work {
+    unsigned char *out, *in;         /* openings, [size][slot bytes] */
+    struct pldi_xfer *sends, *recvs; /* [size] */
+    struct pldi_lane lanes[PLDI_LANES];
+    const void **sources; /* [size] */
+    size_t chunk_bytes;   /**< that the lanes' scratch is for; 0: none yet */
+    int round;            /**< of the digest */
+};
+
+struct pld_request {
+    pld_group *group;
+    enum pldi_kind kind;
+    struct pldi_print print;
+    const void *send;
+    void *recv;
+    size_t count;
+    pld_dtype dtype;
+    pld_op op;
+    int root;
+    double scale;
+    int peer, tag;
+    const char *name; /**< the caller's tag */
+
+    enum pldi_state state;
+    int done;  /**< guarded by the engine's lock */
+    int spare; /**< it is its group's spare */
+    int code;  /**< before the start: this rank's verdict; when done: the result */
+    char text[PLDI_TEXT_BYTES];
+    struct pldi_xfer xfer;
+    size_t chunks, chunk_bytes;
+
+    pld_request *queued; /**< behind it in its group */
+    pld_request *active; /**< next in the engine */
+};
+
+struct pld_group {
+    struct pldi_engine *engine;
+    struct pldi_transport *transport;
+    int rank, size;
+    uint64_t sequence;
+    int broken; /**< the code that ended communication in this group */
+    pld_request *first, *last;
+    pld_request spare; /**< for calls that wait: they need no memory */
+    struct pldi_work work;
+};
+
+/** Over a transport object, which it owns from here on, also on failure. */
+int pldi_group_create(struct pldi_engine *engine, struct pldi_transport *transport,
+                      pld_group **out);
+
+/** As pld_group_destroy(); the code is that of closing the transport object. */
+int pldi_group_close(pld_group **group);
+
+/** Scratch for the lanes of an operation with chunks of so many bytes. */
+int pldi_work_reserve(pld_group *group, size_t chunk_bytes);
+
+/** Move on; sets *moved if anything happened.  1: done, 0: not yet; or an error. */
+int pldi_op_step(pld_request *op, int *moved);
+int pldi_open_step(pld_request *op, int *moved);
+int pldi_lane_step(pld_request *op, int *moved);
+
+/** Plan the lanes of an operation; may need memory. */
+int pldi_lane_plan(pld_request *op);
+
+/** Bytes that go to one peer with the opening, or SIZE_MAX: too many. */
+size_t pldi_small_bytes(const pld_request *op);
+
+/** Where the data of `peer` in the opening come from, and what becomes of all of them. */
+const void *pldi_small_source(const pld_request *op, int peer);
+void pldi_small_finish(pld_request *op);
+
+/** Test what is active among n transfers; wants may be NULL.  1: none is active any more. */
+int pldi_xfers_test(pld_group *group, struct pldi_xfer *xfers, const size_t *wants, int n,
+                    int *moved);
+/** Give up whatever the group has under way. */
+void pldi_work_cancel(pld_group *group);
+
+const char *pldi_kind_name(unsigned kind);
+
+#endif /* PLDI_COLL_H */

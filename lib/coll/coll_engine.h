@@ -1,0 +1,42 @@
+/* SPDX-FileCopyrightText: The polder authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/**
+ * @file coll_engine.h
+ * Who moves operations on.  One per runtime.
+ *
+ * Exactly one thread drives at a time: it steps all active operations in turn,
+ * and makes all calls of the transport.  A thread that waits for an operation
+ * drives; when nobody waits, the comm thread does, if there is one.
+ */
+#ifndef PLDI_COLL_ENGINE_H
+#define PLDI_COLL_ENGINE_H
+
+#include <polder/coll.h>
+
+struct pldi_engine;
+
+/**
+ * @param threads  1: a comm thread may be started, when first needed
+ * @param spare    1: this rank has a core to spare for waiting without sleep
+ */
+int pldi_engine_create(int threads, int spare, struct pldi_engine **out);
+void pldi_engine_destroy(struct pldi_engine **engine);
+
+/** Once it is known. */
+void pldi_engine_set_spare(struct pldi_engine *engine, int spare);
+
+/** Operations under way. */
+int pldi_engine_active(struct pldi_engine *engine);
+
+/** Hand an operation over.  background: nobody is about to wait for it. */
+void pldi_engine_post(struct pldi_engine *engine, pld_request *op, int background);
+
+void pldi_engine_wait(struct pldi_engine *engine, const pld_request *op);
+int pldi_engine_test(struct pldi_engine *engine, const pld_request *op);
+
+/** Be the driver, and the only user of the transport, for a call that blocks. */
+void pldi_engine_enter(struct pldi_engine *engine);
+void pldi_engine_leave(struct pldi_engine *engine);
+
+#endif /* PLDI_COLL_ENGINE_H */

@@ -1,0 +1,176 @@
+/* SPDX-FileCopyrightText: The polder authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+
+#include <string.h>
+
+#include "base/base_err.h"
+#include "base/base_mem.h"
+#include "coll/coll.h"
+
+enum { SLOT_BYTES = sizeof(struct pldi_opening) + PLDI_SMALL_BYTES };
+
+static void free_work(struct pldi_work *w)
+{
+    pldi_free(w->out);
+    pldi_free(w->in);
+    pldi_free(w->sends);
+    pldi_free(w->recvs);
+    pldi_free(w->sources);
+    for (int i = 0; i < PLDI_LANES; i++) {
+        pldi_free(w->lanes[i].sends);
+        pldi_free(w->lanes[i].recvs);
+        pldi_free(w->lanes[i].wants);
+        pldi_free(w->lanes[i].scratch);
+    }
+}
+
+static int make_lane(struct pldi_lane *lane, size_t n)
+{
+    lane->sends = pldi_alloc(n, sizeof(lane->sends[0]), "transfers");
+    lane->recvs = pldi_alloc(n, sizeof(lane->recvs[0]), "transfers");
+    lane->wants = pldi_alloc(n, sizeof(lane->wants[0]), "transfers");
+    return lane->sends == NULL || lane->recvs == NULL || lane->wants == NULL ? PLD_ERR_NOMEM
+                                                                             : PLD_OK;
+}
+
+static int make_work(struct pldi_work *w, int size)
+{
+    const size_t n = (size_t)size;
+    const size_t slots = size > PLDI_DIRECT_RANKS ? 1 : n;
+
+    w->sources = pldi_alloc(n, sizeof(w->sources[0]), "reduction sources");
+    if (w->sources == NULL)
+        return PLD_ERR_NOMEM;
+    if (size == 1)
+        return PLD_OK;
+    w->out = pldi_alloc(slots, SLOT_BYTES, "openings");
+    w->in = pldi_alloc(slots, SLOT_BYTES, "openings");
+    w->sends = pldi_alloc(n, sizeof(w->sends[0]), "transfers");
+    w->recvs = pldi_alloc(n, sizeof(w->recvs[0]), "transfers");
+    if (w->out == NULL || w->in == NULL || w->sends == NULL || w->recvs == NULL)
+        return PLD_ERR_NOMEM;
+    for (int i = 0; i < PLDI_LANES; i++)
+        PLDI_TRY(make_lane(&w->lanes[i], n));
+    return PLD_OK;
+}
+
+int pldi_group_create(struct pldi_engine *engine, struct pldi_transport *transport, pld_group **out)
+{
+    pld_group *g = pldi_alloc(1, sizeof(*g), "a group");
+
+    if (g == NULL) {
+        (void)transport->ops->close(transport);
+        return PLD_ERR_NOMEM;
+    }
+    g->engine = engine;
+    g->transport = transport;
+    g->rank = transport->rank;
+    g->size = transport->size;
+    if (make_work(&g->work, g->size) < 0) {
+        pld_group_destroy(&g);
+        return PLD_ERR_NOMEM;
+    }
+    *out = g;
+    return PLD_OK;
+}
+
+int pldi_work_reserve(pld_group *group, size_t chunk_bytes)
+{
+    struct pldi_work *w = &group->work;
+
+    if (w->chunk_bytes >= chunk_bytes)
+        return PLD_OK;
+    for (int i = 0; i < PLDI_LANES; i++) {
+        pldi_free(w->lanes[i].scratch);
+        w->lanes[i].scratch = pldi_alloc((size_t)group->size, chunk_bytes, "reduction scratch");
+        if (w->lanes[i].scratch == NULL) {
+            w->chunk_bytes = 0;
+            return PLD_ERR_NOMEM;
+        }
+    }
+    w->chunk_bytes = chunk_bytes;
+    return PLD_OK;
+}
+
+int pld_group_rank(const pld_group *group)
+{
+    return group->rank;
+}
+
+int pld_group_size(const pld_group *group)
+{
+    return group->size;
+}
+
+int pldi_group_close(pld_group **group)
+{
+    const int rc = (*group)->transport->ops->close((*group)->transport);
+
+    free_work(&(*group)->work);
+    pldi_free(*group);
+    *group = NULL;
+    return rc;
+}
+
+void pld_group_destroy(pld_group **group)
+{
+    if (group != NULL && *group != NULL)
+        (void)pldi_group_close(group);
+}
+
+/* The ranks of one color, by key, then by rank; returns how many. */
+static int select_members(const int *colors_keys, int size, int color, int *members)
+{
+    int n = 0;
+
+    for (int r = 0; r < size; r++) {
+        int at = n;
+
+        if (colors_keys[2 * r] != color)
+            continue;
+        for (; at > 0 && colors_keys[2 * members[at - 1] + 1] > colors_keys[2 * r + 1]; at--)
+            members[at] = members[at - 1];
+        members[at] = r;
+        n++;
+    }
+    return n;
+}
+
+static int split(pld_group *parent, int color, int key, int *table, pld_group **out)
+{
+    struct pldi_transport *t = parent->transport;
+    struct pldi_transport *child = NULL;
+    int *members = table + 2 * parent->size;
+    int mine[2] = {color < 0 ? -1 : color, key};
+    int rc;
+
+    PLDI_TRY(pld_allgather(parent, mine, table, 2, PLD_I32, NULL));
+    /* All ranks have called by now: what follows cannot wait for work of ours. */
+    pldi_engine_enter(parent->engine);
+    rc = t->ops->split(t, color, key, members,
+                       color < 0 ? 0 : select_members(table, parent->size, color, members), &child);
+    pldi_engine_leave(parent->engine);
+    if (rc == PLD_OK && child != NULL)
+        rc = pldi_group_create(parent->engine, child, out);
+    return pld_agree(parent, rc);
+}
+
+int pld_group_split(pld_group *parent, int color, int key, pld_group **out)
+{
+    pld_group *group = NULL;
+    int *table;
+    int rc;
+
+    PLDI_CHECK_ARG(parent != NULL && out != NULL);
+    table = pldi_alloc(3 * (size_t)parent->size, sizeof(int), "colors and keys");
+    rc = pld_agree(parent, table == NULL ? PLD_ERR_NOMEM : PLD_OK);
+    if (rc == PLD_OK)
+        rc = split(parent, color, key, table, &group);
+    pldi_free(table);
+    if (rc < 0) {
+        pld_group_destroy(&group);
+        return rc;
+    }
+    *out = group;
+    return PLD_OK;
+}

@@ -1,0 +1,149 @@
+/* SPDX-FileCopyrightText: The polder authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * One step of an operation, and what the steps share.
+ *
+ * A failure on the way (a peer that left, a transport error, a message of the
+ * wrong size) leaves the group's ranks at different places: what is under way is
+ * given up, and every later operation of the group fails with the same code.
+ * A verdict of the opening leaves them all at the same place, and the group
+ * remains usable.
+ */
+
+#include "base/base_err.h"
+#include "coll/coll.h"
+
+#include <stdio.h>
+
+int pldi_xfers_test(pld_group *group, struct pldi_xfer *xfers, const size_t *wants, int n,
+                    int *moved)
+{
+    struct pldi_transport *t = group->transport;
+    int active = 0;
+
+    for (int i = 0; i < n; i++) {
+        int done = 0;
+
+        if (!xfers[i].active)
+            continue;
+        PLDI_TRY(t->ops->test(t, &xfers[i], &done));
+        active += !done;
+        if (!done)
+            continue;
+        *moved = 1;
+        if (wants != NULL && xfers[i].bytes != wants[i])
+            return pldi_fail(PLD_ERR_MISMATCH, "rank %d sent %zu bytes, %zu expected", i,
+                             xfers[i].bytes, wants[i]);
+    }
+    return active == 0;
+}
+
+static void cancel_all(pld_group *group, struct pldi_xfer *xfers, int n)
+{
+    struct pldi_transport *t = group->transport;
+
+    for (int i = 0; i < n && xfers != NULL; i++) {
+        if (xfers[i].active)
+            t->ops->cancel(t, &xfers[i]);
+    }
+}
+
+void pldi_work_cancel(pld_group *group)
+{
+    struct pldi_work *w = &group->work;
+
+    cancel_all(group, w->sends, group->size);
+    cancel_all(group, w->recvs, group->size);
+    for (int i = 0; i < PLDI_LANES; i++) {
+        cancel_all(group, w->lanes[i].sends, group->size);
+        cancel_all(group, w->lanes[i].recvs, group->size);
+    }
+}
+
+static int break_group(pld_group *group, int code)
+{
+    pldi_work_cancel(group);
+    group->broken = code;
+    if (group->transport->ops->revoke != NULL)
+        group->transport->ops->revoke(group->transport);
+    return code;
+}
+
+/* What one rank must prepare before it says that it takes part. */
+static void prepare(pld_request *op)
+{
+    int rc;
+
+    if (op->code < 0 || pldi_small_bytes(op) != SIZE_MAX)
+        return;
+    rc = pldi_lane_plan(op);
+    if (rc == PLD_OK)
+        return;
+    op->code = rc;
+    (void)snprintf(op->text, sizeof(op->text), "%s", pld_last_error());
+}
+
+/* 1: all ranks agree, 0: not all are here yet; an error is everybody's. */
+static int open_group(pld_request *op, int *moved)
+{
+    int rc;
+
+    if (op->group->size == 1)
+        return op->code < 0 ? pldi_fail(op->code, "rank 0: %s", op->text) : 1;
+    rc = pldi_open_step(op, moved);
+    return rc < 0 && op->state != PLDI_OPENED ? break_group(op->group, rc) : rc;
+}
+
+static int step_collective(pld_request *op, int *moved)
+{
+    pld_group *g = op->group;
+    int rc;
+
+    if (g->broken != 0)
+        return pldi_fail(g->broken, "%s on a group whose communication failed before",
+                         pldi_kind_name(op->kind));
+    if (op->state == PLDI_NEW)
+        prepare(op);
+    if (op->state < PLDI_OPENED) {
+        rc = open_group(op, moved);
+        if (rc <= 0)
+            return rc;
+        op->state = PLDI_OPENED;
+    }
+    if (pldi_small_bytes(op) != SIZE_MAX) {
+        pldi_small_finish(op);
+        return 1;
+    }
+    rc = pldi_lane_step(op, moved);
+    return rc < 0 ? break_group(g, rc) : rc;
+}
+
+static int step_p2p(pld_request *op)
+{
+    struct pldi_transport *t = op->group->transport;
+    const size_t bytes = op->count * pld_dtype_bytes(op->dtype);
+    const int tag = PLDI_TAG_P2P + op->tag;
+    int done = 0;
+
+    if (op->state == PLDI_NEW) {
+        op->state = PLDI_MOVING;
+        if (op->kind == PLDI_SEND)
+            PLDI_TRY(t->ops->isend(t, op->send, bytes, op->peer, tag, &op->xfer));
+        else
+            PLDI_TRY(t->ops->irecv(t, op->recv, bytes, op->peer, tag, &op->xfer));
+    }
+    PLDI_TRY(t->ops->test(t, &op->xfer, &done));
+    if (done && op->kind == PLDI_RECV && op->xfer.bytes != bytes)
+        return pldi_fail(PLD_ERR_MISMATCH,
+                         "rank %d sent %zu bytes with tag %d, %zu (%s[%zu]) expected", op->peer,
+                         op->xfer.bytes, op->tag, bytes, pld_dtype_name(op->dtype), op->count);
+    return done;
+}
+
+int pldi_op_step(pld_request *op, int *moved)
+{
+    if (op->kind == PLDI_SEND || op->kind == PLDI_RECV)
+        return step_p2p(op);
+    return step_collective(op, moved);
+}

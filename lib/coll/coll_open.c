@@ -1,0 +1,272 @@
+/* SPDX-FileCopyrightText: The polder authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Before any data move, every rank says what it is about to do, and whether it
+ * can.  All get the same verdict, and only then go on; so a program whose ranks
+ * diverge is told so instead of hanging or of adding up the wrong things.
+ *
+ * Up to PLDI_DIRECT_RANKS ranks, each sends its opening to each, and what is
+ * small travels with it: one message time for the whole operation.  Beyond, the
+ * smallest and the largest print, and the lowest rank with an error code, travel
+ * in log2(size) rounds of dissemination: all three are found right no matter how
+ * often a rank's word is counted.
+ *
+ * The shape of this exchange depends on the group's size alone, for what the
+ * ranks are about to do is not known to be the same.
+ */
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/base_err.h"
+#include "coll/coll.h"
+
+enum { SLOT_BYTES = sizeof(struct pldi_opening) + PLDI_SMALL_BYTES };
+enum { HEAD_BYTES = sizeof(struct pldi_digest) - PLDI_TEXT_BYTES };
+
+static const char *op_name(uint32_t op)
+{
+    static const char *const names[] = {"sum", "avg", "max", "min", "prod"};
+
+    return op < sizeof(names) / sizeof(names[0]) ? names[op] : "?";
+}
+
+const char *pldi_kind_name(unsigned kind)
+{
+    static const char *const names[] = {"barrier",   "agree",     "allreduce", "reduce_scatter",
+                                        "allgather", "broadcast", "send",      "recv"};
+
+    return kind < sizeof(names) / sizeof(names[0]) ? names[kind] : "?";
+}
+
+static void describe(const struct pldi_opening *o, char *text, size_t bytes)
+{
+    const struct pldi_print *p = &o->print;
+    const char *kind = pldi_kind_name(p->kind);
+    const char *dtype = pld_dtype_name((pld_dtype)p->dtype);
+    int n;
+
+    if (p->kind == PLDI_BARRIER || p->kind == PLDI_AGREE)
+        n = snprintf(text, bytes, "rank %d is in %s", o->rank, kind);
+    else
+        n = snprintf(text, bytes, "rank %d is in %s %s[%llu]", o->rank, kind, dtype,
+                     (unsigned long long)p->count);
+    if (n < 0 || (size_t)n >= bytes)
+        return;
+    text += n;
+    bytes -= (size_t)n;
+    if (p->kind == PLDI_BROADCAST)
+        (void)snprintf(text, bytes, " from root %d", p->root);
+    else if (p->kind == PLDI_ALLREDUCE || p->kind == PLDI_REDUCE_SCATTER)
+        (void)snprintf(text, bytes, " %s, scale %g", op_name(p->op), p->scale);
+}
+
+static int mismatch(const struct pldi_opening *a, const struct pldi_opening *b)
+{
+    const struct pldi_opening *first = a->rank < b->rank ? a : b;
+    const struct pldi_opening *second = a->rank < b->rank ? b : a;
+    char left[128] = "";
+    char right[128] = "";
+
+    describe(first, left, sizeof(left));
+    describe(second, right, sizeof(right));
+    return pldi_fail(PLD_ERR_MISMATCH,
+                     "ranks disagree on collective operation %llu of the group: %s, %s",
+                     (unsigned long long)first->print.sequence, left, right);
+}
+
+static int failed(const struct pldi_opening *bad, const char *text)
+{
+    return pldi_fail(bad->code, "rank %d: %.*s", bad->rank, (int)bad->bytes, text);
+}
+
+static struct pldi_opening make(const pld_request *op)
+{
+    struct pldi_opening o = {.print = op->print, .rank = op->group->rank, .code = op->code};
+
+    if (op->code < 0)
+        o.bytes = strnlen(op->text, PLDI_TEXT_BYTES - 1);
+    return o;
+}
+
+/* Write the opening for one peer, with its data or the sentence; return the bytes. */
+static size_t write_slot(const pld_request *op, int peer, unsigned char *slot)
+{
+    struct pldi_opening o = make(op);
+    const void *data = op->text;
+
+    if (op->code >= 0) {
+        const size_t small = pldi_small_bytes(op);
+
+        data = pldi_small_source(op, peer);
+        o.bytes = data == NULL || small == SIZE_MAX ? 0 : small;
+    }
+    memcpy(slot, &o, sizeof(o));
+    if (o.bytes > 0)
+        memcpy(slot + sizeof(o), data, o.bytes);
+    return sizeof(o) + o.bytes;
+}
+
+static int post_direct(pld_request *op)
+{
+    pld_group *g = op->group;
+    struct pldi_transport *t = g->transport;
+
+    for (int peer = 0; peer < g->size; peer++) {
+        unsigned char *in = g->work.in + (size_t)peer * SLOT_BYTES;
+
+        if (peer == g->rank)
+            continue;
+        PLDI_TRY(t->ops->irecv(t, in, SLOT_BYTES, peer, PLDI_TAG_OPEN, &g->work.recvs[peer]));
+    }
+    for (int peer = 0; peer < g->size; peer++) {
+        unsigned char *out = g->work.out + (size_t)peer * SLOT_BYTES;
+        size_t bytes;
+
+        if (peer == g->rank)
+            continue;
+        bytes = write_slot(op, peer, out);
+        PLDI_TRY(t->ops->isend(t, out, bytes, peer, PLDI_TAG_OPEN, &g->work.sends[peer]));
+    }
+    return PLD_OK;
+}
+
+static const struct pldi_opening *opening_of(const pld_group *g, int rank)
+{
+    return (const void *)(g->work.in + (size_t)rank * SLOT_BYTES);
+}
+
+static int judge_direct(pld_request *op)
+{
+    const pld_group *g = op->group;
+    struct pldi_opening own = make(op);
+    const struct pldi_opening *first = g->rank == 0 ? &own : opening_of(g, 0);
+
+    for (int r = 1; r < g->size; r++) {
+        const struct pldi_opening *other = r == g->rank ? &own : opening_of(g, r);
+
+        if (memcmp(&other->print, &first->print, sizeof(other->print)) != 0)
+            return mismatch(first, other);
+    }
+    for (int r = 0; r < g->size; r++) {
+        const struct pldi_opening *other = r == g->rank ? &own : opening_of(g, r);
+
+        if (other->code < 0)
+            return failed(other, r == g->rank ? op->text : (const char *)(other + 1));
+    }
+    return 1;
+}
+
+/* The rounds of many ranks: work.out holds this rank's digest, work.in the one coming. */
+static int post_round(pld_request *op)
+{
+    pld_group *g = op->group;
+    struct pldi_transport *t = g->transport;
+    struct pldi_digest *d = (void *)g->work.out;
+    const int step = 1 << g->work.round;
+    const int to = (int)(((long long)g->rank + step) % g->size);
+    const int from = (int)(((long long)g->rank - step + g->size) % g->size);
+    const size_t bytes = HEAD_BYTES + (d->bad.rank == INT32_MAX ? 0 : d->bad.bytes);
+
+    PLDI_TRY(t->ops->irecv(t, g->work.in, sizeof(*d), from, PLDI_TAG_OPEN, &g->work.recvs[0]));
+    return t->ops->isend(t, d, bytes, to, PLDI_TAG_OPEN, &g->work.sends[0]);
+}
+
+static int before(const struct pldi_opening *a, const struct pldi_opening *b)
+{
+    const int order = memcmp(&a->print, &b->print, sizeof(a->print));
+
+    return order < 0 || (order == 0 && a->rank < b->rank);
+}
+
+static void merge(struct pldi_digest *mine, const struct pldi_digest *theirs)
+{
+    const int order = memcmp(&theirs->high.print, &mine->high.print, sizeof(mine->high.print));
+
+    if (before(&theirs->low, &mine->low))
+        mine->low = theirs->low;
+    if (order > 0 || (order == 0 && theirs->high.rank < mine->high.rank))
+        mine->high = theirs->high;
+    if (theirs->bad.rank < mine->bad.rank) {
+        mine->bad = theirs->bad;
+        memcpy(mine->text, theirs->text, theirs->bad.bytes);
+    }
+}
+
+static int judge_digest(const struct pldi_digest *d)
+{
+    if (memcmp(&d->low.print, &d->high.print, sizeof(d->low.print)) != 0)
+        return mismatch(&d->low, &d->high);
+    if (d->bad.rank != INT32_MAX)
+        return failed(&d->bad, d->text);
+    return 1;
+}
+
+static void start_digest(const pld_request *op)
+{
+    struct pldi_digest *d = (void *)op->group->work.out;
+
+    op->group->work.round = 0;
+    d->low = d->high = d->bad = make(op);
+    if (op->code < 0)
+        memcpy(d->text, op->text, d->bad.bytes);
+    else
+        d->bad.rank = INT32_MAX;
+}
+
+static int test_work(pld_request *op, int n, int *moved)
+{
+    pld_group *g = op->group;
+    const int received = pldi_xfers_test(g, g->work.recvs, NULL, n, moved);
+    int sent;
+
+    PLDI_TRY(received);
+    sent = pldi_xfers_test(g, g->work.sends, NULL, n, moved);
+    PLDI_TRY(sent);
+    return received && sent;
+}
+
+static int step_digest(pld_request *op, int *moved)
+{
+    struct pldi_work *work = &op->group->work;
+    int rc;
+
+    if (op->state == PLDI_NEW) {
+        start_digest(op);
+        PLDI_TRY(post_round(op));
+        op->state = PLDI_OPENING;
+        *moved = 1;
+    }
+    for (;;) {
+        rc = test_work(op, 1, moved);
+        if (rc <= 0)
+            return rc;
+        merge((void *)work->out, (const void *)work->in);
+        work->round++;
+        if (1LL << work->round >= op->group->size)
+            return 1;
+        PLDI_TRY(post_round(op));
+    }
+}
+
+static int step_direct(pld_request *op, int *moved)
+{
+    if (op->state == PLDI_NEW) {
+        PLDI_TRY(post_direct(op));
+        op->state = PLDI_OPENING;
+        *moved = 1;
+    }
+    return test_work(op, op->group->size, moved);
+}
+
+int pldi_open_step(pld_request *op, int *moved)
+{
+    int rc = op->group->size > PLDI_DIRECT_RANKS ? step_digest(op, moved) : step_direct(op, moved);
+
+    if (rc <= 0)
+        return rc;
+    op->state = PLDI_OPENED;
+    return op->group->size > PLDI_DIRECT_RANKS ? judge_digest((const void *)op->group->work.out)
+                                               : judge_direct(op);
+}

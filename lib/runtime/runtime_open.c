@@ -1,0 +1,159 @@
+/* SPDX-FileCopyrightText: The polder authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * A process is in one job or in none.  That is a fact about the process, so the
+ * flag that says so is the library's one global besides the error buffer.
+ */
+
+#include "runtime/runtime.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include "base/base_err.h"
+#include "base/base_mem.h"
+#include "base/base_opts.h"
+#include "coll/coll.h"
+#include "topo/topo.h"
+#include "transport/transport.h"
+
+enum { OPTS_SIZE_0_1 = 24 };
+_Static_assert(sizeof(pld_runtime_opts) == OPTS_SIZE_0_1, "padding, or ABI");
+
+static atomic_flag is_open = ATOMIC_FLAG_INIT;
+
+struct pld_runtime {
+    struct pldi_engine *engine;
+    pld_group *world;
+    struct pldi_transport *transport; /* only as long as there is no world */
+    struct pldi_node node;
+    int holds_flag;
+};
+
+static int find_node(pld_runtime *rt)
+{
+    const int rank = rt->world->rank;
+    const int size = rt->world->size;
+    struct pldi_place *places = pldi_alloc((size_t)size, sizeof(*places), "the node map");
+    int rc = pld_agree(rt->world, places == NULL ? PLD_ERR_NOMEM : PLD_OK);
+
+    if (rc == PLD_OK) {
+        pldi_topo_here(rank, size, &places[rank]);
+        rc = pld_allgather(rt->world, &places[rank], places, sizeof(*places), PLD_U8, NULL);
+    }
+    if (rc == PLD_OK) {
+        pldi_topo_node(places, rank, size, &rt->node);
+        pldi_engine_set_spare(rt->engine, rt->node.cpus > rt->node.local_size);
+    }
+    pldi_free(places);
+    return rc;
+}
+
+static int wire(pld_runtime *rt)
+{
+    const char *wanted = getenv("POLDER_COMM_THREAD");
+    const int threads = rt->transport->threads && (wanted == NULL || atoi(wanted) != 0);
+    struct pldi_transport *transport = rt->transport;
+
+    PLDI_TRY(pldi_engine_create(threads, 0, &rt->engine));
+    rt->transport = NULL;
+    PLDI_TRY(pldi_group_create(rt->engine, transport, &rt->world));
+    return find_node(rt);
+}
+
+int pldi_runtime_open(const struct pldi_transport_ops *ops, const struct pldi_transport_args *args,
+                      pld_runtime **out)
+{
+    pld_runtime *rt = pldi_alloc(1, sizeof(*rt), "the runtime");
+    int rc;
+
+    if (rt == NULL)
+        return PLD_ERR_NOMEM;
+    rc = ops->open(args, &rt->transport);
+    if (rc == PLD_OK)
+        rc = wire(rt);
+    if (rc < 0) {
+        (void)pld_runtime_close(&rt);
+        return rc;
+    }
+    *out = rt;
+    return PLD_OK;
+}
+
+static int open_by_name(const pld_runtime_opts *o, pld_runtime **out)
+{
+    const struct pldi_transport_args args = {.use_comm = o->use_comm, .comm = o->comm};
+    const struct pldi_transport_ops *ops;
+    const char *name = o->transport != NULL ? o->transport : getenv("POLDER_TRANSPORT");
+
+    PLDI_TRY(pldi_transport_find(name != NULL && name[0] != '\0' ? name : "mpi", &ops));
+    return pldi_runtime_open(ops, &args, out);
+}
+
+int pld_runtime_open(const pld_runtime_opts *opts, pld_runtime **out)
+{
+    pld_runtime_opts o = {PLD_OPTS(pld_runtime_opts)};
+    int rc;
+
+    PLDI_CHECK_ARG(out != NULL);
+    if (opts != NULL)
+        PLDI_TRY(pldi_opts_copy(&o, sizeof(o), opts, OPTS_SIZE_0_1));
+    if (o.use_comm != 0 && o.use_comm != 1)
+        return pldi_fail(PLD_ERR_ARG, "use_comm is %d, need 0 or 1", o.use_comm);
+    if (atomic_flag_test_and_set(&is_open))
+        return pldi_fail(PLD_ERR_STATE, "this process has joined a job already; close that first");
+    rc = open_by_name(&o, out);
+    if (rc < 0)
+        atomic_flag_clear(&is_open);
+    else
+        (*out)->holds_flag = 1;
+    return rc;
+}
+
+int pld_runtime_close(pld_runtime **runtime)
+{
+    struct pldi_transport *t;
+    pld_runtime *rt;
+    int rc = PLD_OK;
+
+    if (runtime == NULL || *runtime == NULL)
+        return PLD_OK;
+    rt = *runtime;
+    *runtime = NULL;
+    pldi_engine_destroy(&rt->engine);
+    t = rt->world != NULL ? rt->world->transport : rt->transport;
+    if (rt->world != NULL)
+        rc = pldi_group_close(&rt->world);
+    else if (t != NULL)
+        rc = t->ops->close(t);
+    if (rt->holds_flag)
+        atomic_flag_clear(&is_open);
+    pldi_free(rt);
+    return rc;
+}
+
+int pld_runtime_rank(const pld_runtime *runtime)
+{
+    return runtime->world->rank;
+}
+
+int pld_runtime_size(const pld_runtime *runtime)
+{
+    return runtime->world->size;
+}
+
+int pld_runtime_local_rank(const pld_runtime *runtime)
+{
+    return runtime->node.local_rank;
+}
+
+int pld_runtime_local_size(const pld_runtime *runtime)
+{
+    return runtime->node.local_size;
+}
+
+pld_group *pld_runtime_world(pld_runtime *runtime)
+{
+    return runtime->world;
+}

@@ -1,0 +1,41 @@
+/* SPDX-FileCopyrightText: The polder authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/** @file topo.h  Where ranks are: mesh coordinates and nodes.  Pure arithmetic, all local. */
+#ifndef PLDI_TOPO_H
+#define PLDI_TOPO_H
+
+#include <polder/mesh.h>
+
+/** Coordinates of `rank` in a mesh of these sizes. */
+void pldi_topo_coords(const int sizes[PLD_AXES], int rank, int coords[PLD_AXES]);
+
+/** The inverse; -1 if a coordinate is outside its axis. */
+int pldi_topo_rank(const int sizes[PLD_AXES], const int coords[PLD_AXES]);
+
+enum { PLDI_TOPO_CPUS = 1024, PLDI_TOPO_HOST = 72 };
+
+/** What one rank tells the others about its place. */
+struct pldi_place {
+    char host[PLDI_TOPO_HOST];              /**< equal on ranks of one node */
+    unsigned char cpus[PLDI_TOPO_CPUS / 8]; /**< bit per processor it may run on */
+};
+
+/** What this rank makes of all places. */
+struct pldi_node {
+    int local_rank; /**< among the ranks of the node, by rank */
+    int local_size;
+    int cpus; /**< processors that the node's ranks may use, all together */
+};
+
+/**
+ * The place of the calling process.  POLDER_FAKE_NODES=n cuts the job into n
+ * pretended nodes of consecutive ranks, so that what happens between nodes can
+ * be tested on one.
+ */
+void pldi_topo_here(int rank, int size, struct pldi_place *out);
+
+/** Find this rank's node among the places of all. */
+void pldi_topo_node(const struct pldi_place *places, int rank, int size, struct pldi_node *out);
+
+#endif /* PLDI_TOPO_H */

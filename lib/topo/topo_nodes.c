@@ -1,0 +1,52 @@
+/* SPDX-FileCopyrightText: The polder authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Ranks are on one node if their hosts have the same name.  The processors of a
+ * node are the union of what its ranks may use: a launcher that binds each rank
+ * to a core of its own and one that binds none come out the same.
+ */
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "topo/topo.h"
+
+void pldi_topo_here(int rank, int size, struct pldi_place *out)
+{
+    const char *fake = getenv("POLDER_FAKE_NODES");
+    const int nodes = fake != NULL ? atoi(fake) : 0;
+    cpu_set_t set;
+
+    memset(out, 0, sizeof(*out));
+    if (nodes > 0)
+        (void)snprintf(out->host, sizeof(out->host), "fake-%lld", (long long)rank * nodes / size);
+    else
+        (void)gethostname(out->host, sizeof(out->host) - 1);
+    if (sched_getaffinity(0, sizeof(set), &set) != 0)
+        return;
+    for (size_t i = 0; i < PLDI_TOPO_CPUS && i < CPU_SETSIZE; i++) {
+        if (CPU_ISSET(i, &set))
+            out->cpus[i / 8] = (unsigned char)(out->cpus[i / 8] | 1u << i % 8);
+    }
+}
+
+void pldi_topo_node(const struct pldi_place *places, int rank, int size, struct pldi_node *out)
+{
+    unsigned char cpus[PLDI_TOPO_CPUS / 8] = {0};
+
+    memset(out, 0, sizeof(*out));
+    for (int r = 0; r < size; r++) {
+        if (strcmp(places[r].host, places[rank].host) != 0)
+            continue;
+        out->local_rank += r < rank;
+        out->local_size++;
+        for (size_t i = 0; i < sizeof(cpus); i++)
+            cpus[i] = (unsigned char)(cpus[i] | places[r].cpus[i]);
+    }
+    for (size_t i = 0; i < sizeof(cpus); i++)
+        out->cpus += __builtin_popcount(cpus[i]);
+}
