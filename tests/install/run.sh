@@ -1,0 +1,51 @@
+#!/bin/sh
+# SPDX-FileCopyrightText: The polder authors
+# SPDX-License-Identifier: Apache-2.0
+#
+# Install into an empty folder and be a user of what is there:  run.sh BUILD CC [CXX]
+# A program outside the tree is built with nothing but pkg-config, as C and as C++, and run;
+# the tool answers from its installed place; the man page is there.
+set -eu
+build=$1 cc=$2 cxx=${3:-}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+meson install -C "$build" --no-rebuild --destdir "$work" >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
+
+pc=$(find "$work" -name polder.pc)
+prefix=${pc%/lib*}
+PKG_CONFIG_PATH=$(dirname "$pc")
+export PKG_CONFIG_PATH
+flags=$(pkg-config --define-prefix --cflags --libs polder)
+libdir=$(pkg-config --define-prefix --variable=libdir polder)
+
+cat >"$work/user.c" <<'C'
+#include <polder/polder.h>
+#include <stdio.h>
+
+int main(void)
+{
+    pld_runtime_opts opts = {sizeof(opts), "self", 0, 0};
+    pld_runtime *rt = NULL;
+    float x = 2;
+
+    if (pld_runtime_open(&opts, &rt) != 0 ||
+        pld_allreduce(pld_runtime_world(rt), &x, &x, 1, PLD_F32, PLD_SUM, NULL) != 0) {
+        fprintf(stderr, "%s\n", pld_last_error());
+        return 1;
+    }
+    printf("%s %s %g\n", PLD_VERSION, pld_version(), (double)x);
+    return pld_runtime_close(&rt) != 0;
+}
+C
+cp "$work/user.c" "$work/user.cpp"
+# shellcheck disable=SC2086
+"$cc" "$work/user.c" -o "$work/user-c" $flags "-Wl,-rpath,$libdir"
+"$work/user-c" | grep -E '^([0-9.]+) \1 2$'
+if [ -n "$cxx" ]; then
+    # shellcheck disable=SC2086
+    "$cxx" -x c++ "$work/user.cpp" -o "$work/user-cpp" -x none $flags "-Wl,-rpath,$libdir"
+    "$work/user-cpp" | grep -E '^([0-9.]+) \1 2$'
+fi
+LD_LIBRARY_PATH=$libdir "$prefix/bin/polder" --version
+find "$work" -name 'polder.1*' | grep -q . || { echo "no man page installed"; exit 1; }
+echo "installed headers: $(find "$work" -path '*/include/polder/*.h' | wc -l)"
