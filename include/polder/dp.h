@@ -8,7 +8,9 @@
  * Tensors are put into buckets in reverse order of adding, the order in which
  * backward completes them.  A bucket is a range of the gradient arena, reduced
  * in place.  It leaves when all its tensors are ready; buckets leave in their
- * own order, the same on all ranks, whatever the order of readiness.
+ * own order, the same on all ranks, whatever the order of readiness.  A bucket
+ * holds one dtype; a shared tensor has a bucket of its own; tensors in the caller's
+ * memory are copied into a scratch as large as they are, and back.
  */
 #ifndef POLDER_DP_H
 #define POLDER_DP_H
@@ -40,15 +42,17 @@ typedef struct {
 /** Counters since creation. */
 typedef struct {
     int64_t buckets;       /**< buckets of one step */
-    int64_t steps;         /**< completed pld_dp_wait() calls */
-    int64_t bytes_reduced; /**< bytes handed to all-reduce, all steps */
-    double wait_s;         /**< seconds spent in pld_dp_wait(): communication not hidden */
+    int64_t steps;         /**< completed reductions, by pld_dp_wait() or pld_optim_step() */
+    int64_t bytes_reduced; /**< bytes handed to all-reduce, all steps; none if nothing is to do */
+    double wait_s;         /**< seconds spent waiting for reductions: communication not hidden */
 } pld_dp_stats;
 
 /**
  * Collective over the mesh of `params`, which must be committed.  The params
  * remember it: pld_optim_step() waits for it by itself.  At most one per params.
- * PLD_ERR_ARG, PLD_ERR_STATE, PLD_ERR_NOMEM, PLD_ERR_TRANSPORT.
+ * PLD_ERR_ARG, PLD_ERR_STATE, PLD_ERR_MISMATCH (ranks pass different options),
+ * PLD_ERR_UNSUPPORTED (the mesh has a cp or ep axis longer than 1),
+ * PLD_ERR_NOMEM, PLD_ERR_TRANSPORT.
  */
 PLD_API int pld_dp_create(pld_params *params, const pld_dp_opts *opts, pld_dp **out);
 
@@ -58,14 +62,19 @@ PLD_API int pld_dp_create(pld_params *params, const pld_dp_opts *opts, pld_dp **
  * polder's until pld_dp_wait().  Local, does not wait.
  *
  * @return 0; PLD_ERR_ARG; PLD_ERR_STATE: called more often than `accumulate`;
- *         or the error of an earlier bucket
+ *         or the error with which a complete bucket could not leave (the call
+ *         counts all the same, and the bucket is tried again)
  */
 PLD_API int pld_dp_ready(pld_dp *dp, int id);
 
 /**
  * All gradients are complete: wait until they are reduced; also sums shared
  * tensors over the pipeline stages that hold them.  Tensors not reported ready
- * count as ready now.  Collective over the mesh.
+ * count as ready now.  After an error the gradients are undefined, and the next
+ * step starts anew.  Collective over the mesh.
+ *
+ * Not needed before pld_optim_step(), which does it; called all the same (to look
+ * at the gradients), it is not done twice.
  */
 PLD_API int pld_dp_wait(pld_dp *dp);
 

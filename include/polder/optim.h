@@ -6,7 +6,9 @@
  * Optimizers over a set of parameters, gradient clipping, learning rates.
  *
  * State ("slots") belongs to the params and is saved with them: `exp_avg` and
- * `exp_avg_sq` for AdamW, `momentum` for SGD, always in f32.
+ * `exp_avg_sq` for AdamW, `momentum` for SGD if it is used; in f32, for f64 tensors
+ * in f64.  f16 and bf16 tensors have a `master` in f32 as well, which is updated and
+ * rounded into the value; a value that was written from outside is taken over by it.
  */
 #ifndef POLDER_OPTIM_H
 #define POLDER_OPTIM_H
@@ -35,7 +37,7 @@ typedef struct {
     double beta2;        /**< AdamW [0.999]; in (0, 1), or negative for 0 */
     double eps;          /**< AdamW [1e-8]; added to sqrt of the corrected second moment */
     double weight_decay; /**< [0] for tensors with `decay`: w -= lr*weight_decay*w */
-    double momentum;     /**< SGD [0] */
+    double momentum;     /**< SGD [0]; in [0, 1) */
     double clip;         /**< [0: off] largest global gradient norm; see pld_optim_step() */
     pld_optim_kind kind;
     int reserved; /**< leave 0 */
@@ -46,24 +48,30 @@ typedef struct {
     double grad_norm; /**< before clipping: L2 over all tensors of the model, each once */
     double factor;    /**< gradients were multiplied by it: min(1, clip/(grad_norm+1e-6)) or 1 */
     int64_t step;     /**< updates made so far, this one included */
-    int skipped;      /**< 1: the norm is not finite; nothing was updated, `step` did not advance */
+    int skipped;      /**< 1: the norm is not finite; gradients were set to zero, nothing else
+                           was changed, `step` did not advance */
     int reserved;
 } pld_step_report;
 
 /**
  * Collective over the mesh of `params`, which must be committed; at most one
- * per params.  PLD_ERR_ARG, PLD_ERR_STATE, PLD_ERR_NOMEM.
+ * per params.  PLD_ERR_ARG, PLD_ERR_STATE, PLD_ERR_MISMATCH (ranks pass different
+ * options), PLD_ERR_NOMEM, PLD_ERR_TRANSPORT.
  */
 PLD_API int pld_optim_create(pld_params *params, const pld_optim_opts *opts, pld_optim **out);
 
 /**
- * Wait for the gradients (pld_dp_wait() if the params have a pld_dp), compute
- * their global norm over all stages, clip, update the values, set the
- * gradients to zero.
+ * Wait for the gradients (pld_dp_wait() if the params have a pld_dp and it was not
+ * called), compute their global norm over all stages, clip, update the values, set
+ * the gradients to zero.
  *
  * - Collective over the mesh.
+ * - Without a pld_dp the caller sees to it that replicas have equal gradients.
  * - Numerics: the norm is summed in f64 in a fixed order: same layout, same
  *   bits.  AdamW with bias correction, t = report->step.
+ * - Errors: PLD_ERR_ARG (lr), PLD_ERR_MISMATCH (ranks pass different lr, or have
+ *   made different numbers of steps), those of pld_dp_wait().  Values and state
+ *   are unchanged then.
  *
  * @param lr   learning rate of this step, >= 0
  * @param out  may be NULL

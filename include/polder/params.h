@@ -33,11 +33,13 @@ typedef struct {
     int64_t shape[PLD_MAX_DIMS];  /**< global shape, row-major, outermost first; each >= 1 */
     int64_t offset[PLD_MAX_DIMS]; /**< where this rank's box begins; used if extent[0] > 0 */
     int64_t extent[PLD_MAX_DIMS]; /**< size of this rank's box; extent[0] = 0: the whole tensor */
-    void *value;                  /**< NULL: polder's arena; else the caller's buffer, kept */
-    void *grad;                   /**< as value; both or neither */
-    pld_dtype dtype;              /**< PLD_F32 (default), PLD_F64, PLD_F16 or PLD_BF16 */
-    int ndim;                     /**< 1 .. PLD_MAX_DIMS */
-    int decay;                    /**< 1: decoupled weight decay applies */
+    /** NULL: polder's arena; else the caller's buffer, aligned to its element, which must live as
+     *  long as the params. */
+    void *value;
+    void *grad;      /**< as value; both or neither */
+    pld_dtype dtype; /**< PLD_F32 (default), PLD_F64, PLD_F16 or PLD_BF16 */
+    int ndim;        /**< 1 .. PLD_MAX_DIMS */
+    int decay;       /**< 1: decoupled weight decay applies */
     /** 1: several pipeline stages hold this tensor under this name (tied embeddings).  Its
      *  gradient is the sum over them, its norm counts once, it is saved once. */
     int shared;
@@ -72,16 +74,19 @@ PLD_API int pld_params_add(pld_params *params, const pld_param *param, int *out_
 /**
  * Give addresses.  Values and gradients of polder's arenas start as zeros.
  * Collective over the mesh.  PLD_ERR_MISMATCH, with both sides named, if ranks
- * of one data-parallel group added different tensors, or if stages hold a
- * tensor of the same name that is not `shared` everywhere or differs in shape
- * or dtype; PLD_ERR_NOMEM; PLD_ERR_TRANSPORT.
+ * of one data-parallel group added different tensors (tensor-parallel ranks may
+ * differ in their boxes alone), or if stages hold a tensor of the same name that
+ * is not `shared` everywhere or differs in shape, box, dtype or decay;
+ * PLD_ERR_STATE: committed already; PLD_ERR_NOMEM; PLD_ERR_TRANSPORT.  After an
+ * error the set is as before the call.
  */
 PLD_API int pld_params_commit(pld_params *params);
 
 /**
  * Make all replicas equal: every tensor takes the value of its first holder
- * (data-parallel rank 0; for shared tensors on the first holding stage).
- * Collective over the mesh.
+ * (data-parallel rank 0; for shared tensors on the first holding stage; for a box
+ * that all tensor-parallel ranks hold, on the first of them).  Gradients stay.
+ * Collective over the mesh.  PLD_ERR_STATE before commit, PLD_ERR_TRANSPORT.
  */
 PLD_API int pld_params_sync(pld_params *params);
 
