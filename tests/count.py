@@ -23,8 +23,8 @@ for log in sys.argv[3:]:
             passed += 1
         elif test["result"] == "SKIP":
             skipped += 1
-            reason = (test.get("stdout") or "").strip().splitlines()
-            print(f"skipped: {phase}: {test['name']}: {reason[-1] if reason else 'no reason given'}")
+            said = (test.get("stdout") or "").strip().splitlines() or ["no reason given"]
+            print(f"skipped: {phase}: {test['name']}: {said[-1]}")
         else:
             failed += 1
             print(f"failed: {phase}: {test['name']}: {test['result']}")

@@ -9,14 +9,14 @@ set -eu
 build=$1 cc=$2 cxx=${3:-}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-meson install -C "$build" --no-rebuild --destdir "$work" >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
+meson install -C "$build" --no-rebuild --destdir "$work" >"$work/log" 2>&1 ||
+    { cat "$work/log"; exit 1; }
 
 pc=$(find "$work" -name polder.pc)
+export PKG_CONFIG_PATH="${pc%/*}" PKG_CONFIG_SYSROOT_DIR="$work"
+flags=$(pkg-config --cflags --libs polder)
+libdir=${pc%/pkgconfig/*}
 prefix=${pc%/lib*}
-PKG_CONFIG_PATH=$(dirname "$pc")
-export PKG_CONFIG_PATH
-flags=$(pkg-config --define-prefix --cflags --libs polder)
-libdir=$(pkg-config --define-prefix --variable=libdir polder)
 
 cat >"$work/user.c" <<'C'
 #include <polder/polder.h>
