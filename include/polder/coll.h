@@ -20,7 +20,9 @@
  *   bits, every time.  max and min of a NaN and a number are NaN.
  * - Errors: PLD_ERR_ARG (on the rank that passed it: nothing was sent),
  *   PLD_ERR_NOMEM, PLD_ERR_MISMATCH (ranks disagree on the operation),
- *   PLD_ERR_PEER, PLD_ERR_TRANSPORT.
+ *   PLD_ERR_PEER, PLD_ERR_TRANSPORT.  After MISMATCH and NOMEM, which every rank
+ *   gets, the group remains usable; after PEER and TRANSPORT all its later
+ *   collective operations fail with the same code.
  */
 #ifndef POLDER_COLL_H
 #define POLDER_COLL_H

@@ -52,6 +52,11 @@ typedef struct {
  * wanted) only if nobody did so before; only then will close finalise it.
  *
  * - Collective over the communicator.
+ * - Non-blocking operations are moved on by a thread of the library's own where
+ *   that is allowed: MPI was initialised here and is MPI_THREAD_SERIALIZED, or
+ *   is MPI_THREAD_MULTIPLE.  In the first case the program must not call MPI
+ *   itself while requests are open.  Elsewhere, and with environment
+ *   POLDER_COMM_THREAD=0, they move on inside calls of this library alone.
  * - Errors: PLD_ERR_ARG, PLD_ERR_UNSUPPORTED (unknown or not built transport),
  *   PLD_ERR_STATE (a runtime is already open, or MPI is finalised),
  *   PLD_ERR_TRANSPORT, PLD_ERR_NOMEM.
@@ -63,7 +68,11 @@ PLD_API int pld_runtime_open(const pld_runtime_opts *opts, pld_runtime **out);
 
 /**
  * Leave the job and set `*runtime` to NULL.  Every object made from it must
- * have been destroyed.  Collective; PLD_ERR_TRANSPORT.
+ * have been destroyed.  Collective.
+ *
+ * - PLD_ERR_STATE: operations are under way (nothing happened, *runtime stays),
+ *   or MPI was finalised before (*runtime is closed all the same).
+ * - PLD_ERR_TRANSPORT: closed, but MPI reported an error.
  */
 PLD_API int pld_runtime_close(pld_runtime **runtime);
 

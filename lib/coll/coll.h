@@ -26,6 +26,7 @@ enum {
     PLDI_DIRECT_RANKS = 8,    /**< up to here every rank talks to every other at once */
     PLDI_LANES = 2,           /**< chunks under way at a time: one moves, one is reduced */
     PLDI_TEXT_BYTES = 1024,
+    PLDI_TAG_BYTES = 72,
     /* Tags: one for openings, two for each lane, then those of pld_send(). */
     PLDI_TAG_OPEN = 0,
     PLDI_TAG_LANE = 1,
@@ -60,12 +61,12 @@ struct pldi_opening {
         double scale;
         uint64_t sequence;
     } print;
-    int32_t rank;
+    int32_t rank, size;
     int32_t code;   /**< PLD_AGREE's, or of a rank that cannot take part; its text follows */
-    uint64_t bytes; /**< of data or text that follow */
-    uint64_t zero;
+    uint32_t bytes; /**< of data or text that follow */
+    char tag[PLDI_TAG_BYTES]; /**< the caller's name for the operation */
 };
-_Static_assert(sizeof(struct pldi_opening) == 64, "a cache line on the wire");
+_Static_assert(sizeof(struct pldi_opening) == 128, "data that follow are aligned");
 
 /** What log2(size) rounds carry if there are too many ranks to talk to each. */
 struct pldi_digest {

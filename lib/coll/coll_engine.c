@@ -117,8 +117,11 @@ static void release(struct pldi_engine *e)
         (void)pthread_cond_signal(&e->wake);
 }
 
-/* With the lock held: one step for each active operation, or for `only`, if nobody drives. */
-static int try_drive(struct pldi_engine *e, pld_request *only)
+/*
+ * With the lock held: one step for each active operation, if nobody drives.
+ * fresh: only for those not begun; in order, for that is the order of messages.
+ */
+static int try_drive(struct pldi_engine *e, int fresh)
 {
     pld_request *next;
     int moved = 0;
@@ -126,10 +129,10 @@ static int try_drive(struct pldi_engine *e, pld_request *only)
     if (e->driving)
         return 0;
     e->driving = 1;
-    for (pld_request *op = only != NULL ? only : e->first; op != NULL; op = next) {
-        moved |= step(e, op, &next);
-        if (only != NULL)
-            break;
+    for (pld_request *op = e->first; op != NULL; op = next) {
+        next = op->active;
+        if (!fresh || op->state == PLDI_NEW)
+            moved |= step(e, op, &next);
     }
     release(e);
     return moved;
@@ -148,7 +151,7 @@ static void *comm_thread(void *arg)
             tries = 0;
             continue;
         }
-        if (try_drive(e, NULL)) {
+        if (try_drive(e, 0)) {
             tries = 0;
             continue;
         }
@@ -216,7 +219,6 @@ int pldi_engine_active(struct pldi_engine *engine)
 void pldi_engine_post(struct pldi_engine *engine, pld_request *op, int background)
 {
     pld_group *group = op->group;
-    int active = 1;
 
     (void)pthread_mutex_lock(&engine->lock);
     op->queued = NULL;
@@ -225,17 +227,16 @@ void pldi_engine_post(struct pldi_engine *engine, pld_request *op, int backgroun
     } else if (group->last != NULL) {
         group->last->queued = op;
         group->last = op;
-        active = 0;
     } else {
         group->first = group->last = op;
         append(engine, op);
     }
     if (background && engine->threads && !engine->started)
         engine->started = pthread_create(&engine->thread, NULL, comm_thread, engine) == 0;
-    if (background && active)
-        (void)try_drive(engine, op);
-    if (background)
+    if (background) {
+        (void)try_drive(engine, 1);
         (void)pthread_cond_signal(&engine->wake);
+    }
     (void)pthread_mutex_unlock(&engine->lock);
 }
 
@@ -251,7 +252,7 @@ void pldi_engine_wait(struct pldi_engine *engine, const pld_request *op)
             (void)pthread_cond_wait(&engine->turn, &engine->lock);
             continue;
         }
-        if (try_drive(engine, NULL)) {
+        if (try_drive(engine, 0)) {
             tries = 0;
             continue;
         }
@@ -272,7 +273,7 @@ int pldi_engine_test(struct pldi_engine *engine, const pld_request *op)
 
     (void)pthread_mutex_lock(&engine->lock);
     if (!op->done)
-        (void)try_drive(engine, NULL);
+        (void)try_drive(engine, 0);
     done = op->done;
     (void)pthread_mutex_unlock(&engine->lock);
     return done;

@@ -40,53 +40,60 @@ const char *pldi_kind_name(unsigned kind)
     return kind < sizeof(names) / sizeof(names[0]) ? names[kind] : "?";
 }
 
+/* "rank 2: allreduce #17 f32[100] sum (bucket 3)" */
 static void describe(const struct pldi_opening *o, char *text, size_t bytes)
 {
     const struct pldi_print *p = &o->print;
-    const char *kind = pldi_kind_name(p->kind);
-    const char *dtype = pld_dtype_name((pld_dtype)p->dtype);
-    int n;
+    const int has_data = p->kind != PLDI_BARRIER && p->kind != PLDI_AGREE;
+    const int reduces = p->kind == PLDI_ALLREDUCE || p->kind == PLDI_REDUCE_SCATTER;
+    char data[64] = "";
+    char how[64] = "";
 
-    if (p->kind == PLDI_BARRIER || p->kind == PLDI_AGREE)
-        n = snprintf(text, bytes, "rank %d is in %s", o->rank, kind);
-    else
-        n = snprintf(text, bytes, "rank %d is in %s %s[%llu]", o->rank, kind, dtype,
-                     (unsigned long long)p->count);
-    if (n < 0 || (size_t)n >= bytes)
-        return;
-    text += n;
-    bytes -= (size_t)n;
-    if (p->kind == PLDI_BROADCAST)
-        (void)snprintf(text, bytes, " from root %d", p->root);
-    else if (p->kind == PLDI_ALLREDUCE || p->kind == PLDI_REDUCE_SCATTER)
-        (void)snprintf(text, bytes, " %s, scale %g", op_name(p->op), p->scale);
+    if (has_data)
+        (void)snprintf(data, sizeof(data), " %s[%llu]", pld_dtype_name((pld_dtype)p->dtype),
+                       (unsigned long long)p->count);
+    if (reduces && p->scale != 1)
+        (void)snprintf(how, sizeof(how), " %s, scale %g", op_name(p->op), p->scale);
+    else if (reduces)
+        (void)snprintf(how, sizeof(how), " %s", op_name(p->op));
+    else if (p->kind == PLDI_BROADCAST)
+        (void)snprintf(how, sizeof(how), " from rank %d", p->root);
+    (void)snprintf(text, bytes, "rank %d: %s #%llu%s%s%s%.*s%s", o->rank, pldi_kind_name(p->kind),
+                   (unsigned long long)p->sequence, data, how, o->tag[0] != '\0' ? " (" : "",
+                   PLDI_TAG_BYTES, o->tag, o->tag[0] != '\0' ? ")" : "");
 }
 
 static int mismatch(const struct pldi_opening *a, const struct pldi_opening *b)
 {
-    const struct pldi_opening *first = a->rank < b->rank ? a : b;
-    const struct pldi_opening *second = a->rank < b->rank ? b : a;
-    char left[128] = "";
-    char right[128] = "";
+    char left[256], right[256];
 
-    describe(first, left, sizeof(left));
-    describe(second, right, sizeof(right));
-    return pldi_fail(PLD_ERR_MISMATCH,
-                     "ranks disagree on collective operation %llu of the group: %s, %s",
-                     (unsigned long long)first->print.sequence, left, right);
+    describe(a->rank < b->rank ? a : b, left, sizeof(left));
+    describe(a->rank < b->rank ? b : a, right, sizeof(right));
+    return pldi_fail(PLD_ERR_MISMATCH, "ranks of a group of %d are in different operations: %s; %s",
+                     a->size, left, right);
 }
 
+/* The sentence may have come from another agreement, and name its rank already. */
 static int failed(const struct pldi_opening *bad, const char *text)
 {
-    return pldi_fail(bad->code, "rank %d: %.*s", bad->rank, (int)bad->bytes, text);
+    const int n = (int)bad->bytes;
+    const size_t digits =
+        n > 5 && strncmp(text, "rank ", 5) == 0 ? strspn(text + 5, "0123456789") : 0;
+
+    if (digits > 0 && digits + 5 < bad->bytes && text[5 + digits] == ':')
+        return pldi_fail(bad->code, "%.*s", n, text);
+    return pldi_fail(bad->code, "rank %d: %.*s", bad->rank, n, text);
 }
 
 static struct pldi_opening make(const pld_request *op)
 {
-    struct pldi_opening o = {.print = op->print, .rank = op->group->rank, .code = op->code};
+    struct pldi_opening o = {
+        .print = op->print, .rank = op->group->rank, .size = op->group->size, .code = op->code};
 
+    if (op->name != NULL)
+        (void)snprintf(o.tag, sizeof(o.tag), "%s", op->name);
     if (op->code < 0)
-        o.bytes = strnlen(op->text, PLDI_TEXT_BYTES - 1);
+        o.bytes = (uint32_t)strnlen(op->text, PLDI_TEXT_BYTES - 1);
     return o;
 }
 
@@ -100,7 +107,7 @@ static size_t write_slot(const pld_request *op, int peer, unsigned char *slot)
         const size_t small = pldi_small_bytes(op);
 
         data = pldi_small_source(op, peer);
-        o.bytes = data == NULL || small == SIZE_MAX ? 0 : small;
+        o.bytes = data == NULL || small == SIZE_MAX ? 0 : (uint32_t)small;
     }
     memcpy(slot, &o, sizeof(o));
     if (o.bytes > 0)

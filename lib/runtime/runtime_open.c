@@ -120,6 +120,9 @@ int pld_runtime_close(pld_runtime **runtime)
     if (runtime == NULL || *runtime == NULL)
         return PLD_OK;
     rt = *runtime;
+    if (rt->engine != NULL && pldi_engine_active(rt->engine) > 0)
+        return pldi_fail(PLD_ERR_STATE, "%d operations are under way; wait for their requests",
+                         pldi_engine_active(rt->engine));
     *runtime = NULL;
     pldi_engine_destroy(&rt->engine);
     t = rt->world != NULL ? rt->world->transport : rt->transport;

@@ -54,7 +54,7 @@ static int fail(int rc, const char *what)
     return pldi_fail(PLD_ERR_TRANSPORT, "%s: %s", what, text);
 }
 
-static int init(int *finalize, int *level)
+static int init(const struct pldi_transport_args *args, int *finalize, int *level)
 {
     int initialized = 0;
     int finalized = 0;
@@ -64,6 +64,8 @@ static int init(int *finalize, int *level)
     if (finalized)
         return pldi_fail(PLD_ERR_STATE, "MPI is finalised already, and cannot be started again");
     (void)MPI_Initialized(&initialized);
+    if (args->use_comm && !initialized)
+        return pldi_fail(PLD_ERR_ARG, "a communicator is given, but MPI is not initialised");
     *finalize = !initialized;
     rc = initialized ? MPI_Query_thread(level)
                      : MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, level);
@@ -113,18 +115,22 @@ static int adopt(struct job *job, MPI_Comm comm, struct mpi **out)
 static int leave(struct job *job)
 {
     int rc = MPI_SUCCESS;
+    int finalized = 0;
 
+    (void)MPI_Finalized(&finalized);
     while (job->newest != NULL) {
         struct comm *c = job->newest;
-        const int freed = MPI_Comm_free(&c->comm);
+        const int freed = finalized ? MPI_SUCCESS : MPI_Comm_free(&c->comm);
 
         rc = rc == MPI_SUCCESS ? freed : rc;
         job->newest = c->older;
         pldi_free(c);
     }
-    if (job->finalize && rc == MPI_SUCCESS)
+    if (job->finalize && !finalized && rc == MPI_SUCCESS)
         rc = MPI_Finalize();
     pldi_free(job);
+    if (finalized)
+        return pldi_fail(PLD_ERR_STATE, "MPI was finalised before the runtime was closed");
     return rc == MPI_SUCCESS ? PLD_OK : fail(rc, "leaving MPI");
 }
 
@@ -134,7 +140,7 @@ static int join(struct job *job, const struct pldi_transport_args *args, struct 
     int level = 0;
     int rc;
 
-    PLDI_TRY(init(&job->finalize, &level));
+    PLDI_TRY(init(args, &job->finalize, &level));
     PLDI_TRY(find_comm(args, &theirs));
     rc = MPI_Comm_dup(theirs, &ours);
     if (rc != MPI_SUCCESS)
