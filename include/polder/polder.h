@@ -13,6 +13,7 @@
 #include <polder/error.h>
 #include <polder/export.h>
 #include <polder/inspect.h>
+#include <polder/mem.h>
 #include <polder/mesh.h>
 #include <polder/meter.h>
 #include <polder/optim.h>

@@ -120,6 +120,9 @@ struct pld_request {
     pld_request *active; /**< next in the engine */
 };
 
+struct pldi_node_shm;
+struct pldi_team;
+
 struct pld_group {
     struct pldi_engine *engine;
     struct pldi_transport *transport;
@@ -129,6 +132,8 @@ struct pld_group {
     pld_request *first, *last;
     pld_request spare; /**< for calls that wait: they need no memory */
     struct pldi_work work;
+    struct pldi_node_shm *node; /**< the runtime's; NULL: none, or not yet */
+    struct pldi_team *team;     /**< NULL: its ranks send messages */
 };
 
 /** Over a transport object, which it owns from here on, also on failure. */
@@ -145,6 +150,10 @@ int pldi_work_reserve(pld_group *group, size_t chunk_bytes);
 int pldi_op_step(pld_request *op, int *moved);
 int pldi_open_step(pld_request *op, int *moved);
 int pldi_lane_step(pld_request *op, int *moved);
+
+/** What this rank says at the start of op; the verdict on what all said, text behind each. */
+struct pldi_opening pldi_open_make(const pld_request *op);
+int pldi_open_judge(const struct pldi_opening *const *all, int size);
 
 /** Plan the lanes of an operation; may need memory. */
 int pldi_lane_plan(pld_request *op);

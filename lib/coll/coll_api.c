@@ -19,7 +19,7 @@
 #include "base/base_opts.h"
 #include "coll/coll.h"
 
-enum { OPTS_SIZE_0_1 = 32, MAX_TAG = (1 << 20) - 1 };
+enum { OPTS_SIZE_0_1 = 32, MAX_TAG = (1 << 20) - 1, TRIES_AT_ONCE = 3000 };
 _Static_assert(sizeof(pld_coll_opts) == OPTS_SIZE_0_1, "padding, or ABI");
 
 static int is_floating(pld_dtype dtype)
@@ -113,12 +113,43 @@ static int finish(pld_request *op)
     return code;
 }
 
+/*
+ * Where ranks meet in shared memory the way through the engine's lists costs as much
+ * as the operation.  A bounded number of steps are made here first; what is not done
+ * by then goes to the engine as it is, for others may wait for their turn there.
+ */
+static int try_at_once(pld_request *op)
+{
+    struct pldi_engine *engine = op->group->engine;
+    int tries = 0;
+    int rc = 0;
+
+    if (op->group->team == NULL || op->kind == PLDI_SEND || op->kind == PLDI_RECV ||
+        !pldi_engine_try_enter(engine))
+        return 0;
+    while (rc == 0 && tries < TRIES_AT_ONCE) {
+        int moved = 0;
+
+        rc = pldi_op_step(op, &moved);
+        if (rc == 0 && moved)
+            tries = 0;
+        else if (rc == 0)
+            pldi_engine_idle(engine, &tries);
+    }
+    pldi_engine_leave(engine);
+    return rc;
+}
+
 static int post_and_wait(const pld_request *filled)
 {
     pld_request *op = &filled->group->spare;
+    int rc;
 
     *op = *filled;
     op->spare = 1;
+    rc = try_at_once(op);
+    if (rc != 0)
+        return rc < 0 ? rc : PLD_OK;
     pldi_engine_post(op->group->engine, op, 0);
     pldi_engine_wait(op->group->engine, op);
     return finish(op);

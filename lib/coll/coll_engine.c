@@ -34,7 +34,7 @@ struct pldi_engine {
     int active;
     int driving;
     int waiters;
-    int threads, spare;
+    int threads, spare, spin;
     int started, stop;
     pthread_t thread;
 };
@@ -179,10 +179,11 @@ int pldi_engine_create(int threads, int spare, struct pldi_engine **out)
     return PLD_OK;
 }
 
-void pldi_engine_set_spare(struct pldi_engine *engine, int spare)
+void pldi_engine_set_cores(struct pldi_engine *engine, int cpus, int ranks)
 {
     (void)pthread_mutex_lock(&engine->lock);
-    engine->spare = spare;
+    engine->spare = cpus > ranks;
+    engine->spin = cpus >= ranks;
     (void)pthread_mutex_unlock(&engine->lock);
 }
 
@@ -256,7 +257,7 @@ void pldi_engine_wait(struct pldi_engine *engine, const pld_request *op)
             tries = 0;
             continue;
         }
-        spins = engine->spare ? SPINS : 0;
+        spins = engine->spin ? SPINS : 0;
         (void)pthread_mutex_unlock(&engine->lock);
         idle(&tries, spins, YIELDS);
         (void)pthread_mutex_lock(&engine->lock);
@@ -287,6 +288,23 @@ void pldi_engine_enter(struct pldi_engine *engine)
         (void)pthread_cond_wait(&engine->turn, &engine->lock);
     engine->driving = 1;
     (void)pthread_mutex_unlock(&engine->lock);
+}
+
+int pldi_engine_try_enter(struct pldi_engine *engine)
+{
+    int entered;
+
+    (void)pthread_mutex_lock(&engine->lock);
+    entered = !engine->driving && engine->active == 0;
+    engine->waiters += entered;
+    engine->driving |= entered;
+    (void)pthread_mutex_unlock(&engine->lock);
+    return entered;
+}
+
+void pldi_engine_idle(const struct pldi_engine *engine, int *tries)
+{
+    idle(tries, engine->spin ? SPINS : 0, YIELDS);
 }
 
 void pldi_engine_leave(struct pldi_engine *engine)

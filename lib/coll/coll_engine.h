@@ -23,8 +23,8 @@ struct pldi_engine;
 int pldi_engine_create(int threads, int spare, struct pldi_engine **out);
 void pldi_engine_destroy(struct pldi_engine **engine);
 
-/** Once it is known. */
-void pldi_engine_set_spare(struct pldi_engine *engine, int spare);
+/** Once it is known: processors of the node, and ranks on it. */
+void pldi_engine_set_cores(struct pldi_engine *engine, int cpus, int ranks);
 
 /** Operations under way. */
 int pldi_engine_active(struct pldi_engine *engine);
@@ -34,6 +34,12 @@ void pldi_engine_post(struct pldi_engine *engine, pld_request *op, int backgroun
 
 void pldi_engine_wait(struct pldi_engine *engine, const pld_request *op);
 int pldi_engine_test(struct pldi_engine *engine, const pld_request *op);
+
+/** As enter, if no operation is under way and nobody drives: 1, else 0. */
+int pldi_engine_try_enter(struct pldi_engine *engine);
+
+/** One more fruitless look at what is waited for; `tries` counts them, from 0. */
+void pldi_engine_idle(const struct pldi_engine *engine, int *tries);
 
 /** Be the driver, and the only user of the transport, for a call that blocks. */
 void pldi_engine_enter(struct pldi_engine *engine);

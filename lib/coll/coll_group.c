@@ -6,6 +6,7 @@
 #include "base/base_err.h"
 #include "base/base_mem.h"
 #include "coll/coll.h"
+#include "coll/coll_shm.h"
 
 enum { SLOT_BYTES = sizeof(struct pldi_opening) + PLDI_SMALL_BYTES };
 
@@ -106,6 +107,7 @@ int pldi_group_close(pld_group **group)
 {
     const int rc = (*group)->transport->ops->close((*group)->transport);
 
+    pldi_team_detach(&(*group)->team);
     free_work(&(*group)->work);
     pldi_free(*group);
     *group = NULL;
@@ -152,6 +154,9 @@ static int split(pld_group *parent, int color, int key, int *table, pld_group **
     pldi_engine_leave(parent->engine);
     if (rc == PLD_OK && child != NULL)
         rc = pldi_group_create(parent->engine, child, out);
+    rc = pld_agree(parent, rc);
+    if (rc == PLD_OK && child != NULL)
+        rc = pldi_team_attach(*out, parent->node);
     return pld_agree(parent, rc);
 }
 

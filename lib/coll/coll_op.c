@@ -13,6 +13,7 @@
 
 #include "base/base_err.h"
 #include "coll/coll.h"
+#include "coll/coll_shm.h"
 
 #include <stdio.h>
 
@@ -65,6 +66,8 @@ static int break_group(pld_group *group, int code)
 {
     pldi_work_cancel(group);
     group->broken = code;
+    if (group->team != NULL)
+        pldi_team_break(group->team, code);
     if (group->transport->ops->revoke != NULL)
         group->transport->ops->revoke(group->transport);
     return code;
@@ -103,6 +106,10 @@ static int step_collective(pld_request *op, int *moved)
     if (g->broken != 0)
         return pldi_fail(g->broken, "%s on a group whose communication failed before",
                          pldi_kind_name(op->kind));
+    if (g->team != NULL) {
+        rc = pldi_team_step(op, moved);
+        return rc < 0 && op->state != PLDI_OPENED ? break_group(g, rc) : rc;
+    }
     if (op->state == PLDI_NEW)
         prepare(op);
     if (op->state < PLDI_OPENED) {

@@ -85,7 +85,7 @@ static int failed(const struct pldi_opening *bad, const char *text)
     return pldi_fail(bad->code, "rank %d: %.*s", bad->rank, n, text);
 }
 
-static struct pldi_opening make(const pld_request *op)
+struct pldi_opening pldi_open_make(const pld_request *op)
 {
     struct pldi_opening o = {
         .print = op->print, .rank = op->group->rank, .size = op->group->size, .code = op->code};
@@ -100,7 +100,7 @@ static struct pldi_opening make(const pld_request *op)
 /* Write the opening for one peer, with its data or the sentence; return the bytes. */
 static size_t write_slot(const pld_request *op, int peer, unsigned char *slot)
 {
-    struct pldi_opening o = make(op);
+    struct pldi_opening o = pldi_open_make(op);
     const void *data = op->text;
 
     if (op->code >= 0) {
@@ -144,25 +144,31 @@ static const struct pldi_opening *opening_of(const pld_group *g, int rank)
     return (const void *)(g->work.in + (size_t)rank * SLOT_BYTES);
 }
 
+int pldi_open_judge(const struct pldi_opening *const *all, int size)
+{
+    for (int r = 1; r < size; r++) {
+        if (memcmp(&all[r]->print, &all[0]->print, sizeof(all[r]->print)) != 0)
+            return mismatch(all[0], all[r]);
+    }
+    for (int r = 0; r < size; r++) {
+        if (all[r]->code < 0)
+            return failed(all[r], (const char *)(all[r] + 1));
+    }
+    return 1;
+}
+
 static int judge_direct(pld_request *op)
 {
     const pld_group *g = op->group;
-    struct pldi_opening own = make(op);
-    const struct pldi_opening *first = g->rank == 0 ? &own : opening_of(g, 0);
+    const struct pldi_opening *all[PLDI_DIRECT_RANKS];
+    unsigned char *own = g->work.in + (size_t)g->rank * SLOT_BYTES;
+    const struct pldi_opening o = pldi_open_make(op);
 
-    for (int r = 1; r < g->size; r++) {
-        const struct pldi_opening *other = r == g->rank ? &own : opening_of(g, r);
-
-        if (memcmp(&other->print, &first->print, sizeof(other->print)) != 0)
-            return mismatch(first, other);
-    }
-    for (int r = 0; r < g->size; r++) {
-        const struct pldi_opening *other = r == g->rank ? &own : opening_of(g, r);
-
-        if (other->code < 0)
-            return failed(other, r == g->rank ? op->text : (const char *)(other + 1));
-    }
-    return 1;
+    memcpy(own, &o, sizeof(o));
+    memcpy(own + sizeof(o), op->text, o.bytes);
+    for (int r = 0; r < g->size; r++)
+        all[r] = opening_of(g, r);
+    return pldi_open_judge(all, g->size);
 }
 
 /* The rounds of many ranks: work.out holds this rank's digest, work.in the one coming. */
@@ -215,7 +221,7 @@ static void start_digest(const pld_request *op)
     struct pldi_digest *d = (void *)op->group->work.out;
 
     op->group->work.round = 0;
-    d->low = d->high = d->bad = make(op);
+    d->low = d->high = d->bad = pldi_open_make(op);
     if (op->code < 0)
         memcpy(d->text, op->text, d->bad.bytes);
     else

@@ -43,6 +43,16 @@ struct pldi_kernels {
     void (*reduce)(void *dst, const void *const *srcs, int n_srcs, size_t count, pld_dtype dtype,
                    pld_op op, double scale);
 
+    /**
+     * As reduce, into n_dsts places at once; each may be one of srcs.
+     * stream: the result goes past the caches, for results that are not read soon.
+     */
+    void (*reduce_to)(void *const *dsts, int n_dsts, const void *const *srcs, int n_srcs,
+                      size_t count, pld_dtype dtype, pld_op op, double scale, int stream);
+
+    /** memcpy(); stream as above. */
+    void (*copy)(void *dst, const void *src, size_t bytes, int stream);
+
     /** Sum of squares in f64, in an order that depends on count alone.  Floating dtypes. */
     double (*sum_squares)(const void *src, size_t count, pld_dtype dtype);
 

@@ -9,6 +9,8 @@
 #include "device/device_kernels.h"
 
 #include "device/device_optim.inl.h"
+#include "device/device_stream.inl.h"
+
 #include "device/device_reduce.inl.h"
 
 #define JOIN(a, b) a##b
@@ -20,6 +22,8 @@ extern const struct pldi_kernels TABLE(PLDI_ISA);
 const struct pldi_kernels TABLE(PLDI_ISA) = {
     .name = NAME(PLDI_ISA),
     .reduce = reduce,
+    .reduce_to = reduce_to,
+    .copy = copy,
     .sum_squares = sum_squares,
     .adamw = adamw,
     .sgd = sgd,

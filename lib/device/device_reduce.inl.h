@@ -60,18 +60,66 @@ DEFINE_FOLD(u32, uint32_t, uint32_t, INT_MAX_OF, INT_MIN_OF)
 DEFINE_FOLD(i8, int8_t, uint32_t, INT_MAX_OF, INT_MIN_OF)
 DEFINE_FOLD(u8, uint8_t, uint32_t, INT_MAX_OF, INT_MIN_OF)
 
+/* acc[i] = x[i] op y[i], so that the first source need not be copied before. */
+#define DEFINE_START(name, type, wide, max_of, min_of)                                             \
+    static void start_##name(type *restrict acc, const type *x, const type *y, size_t n,           \
+                             pld_op op)                                                            \
+    {                                                                                              \
+        if (op == PLD_MAX)                                                                         \
+            for (size_t i = 0; i < n; i++)                                                         \
+                acc[i] = max_of(x[i], y[i]);                                                       \
+        else if (op == PLD_MIN)                                                                    \
+            for (size_t i = 0; i < n; i++)                                                         \
+                acc[i] = min_of(x[i], y[i]);                                                       \
+        else if (op == PLD_PROD)                                                                   \
+            for (size_t i = 0; i < n; i++)                                                         \
+                acc[i] = (type)((wide)x[i] * (wide)y[i]);                                          \
+        else                                                                                       \
+            for (size_t i = 0; i < n; i++)                                                         \
+                acc[i] = (type)((wide)x[i] + (wide)y[i]);                                          \
+    }
+DEFINE_START(float, float, float, FLOAT_MAX_OF, FLOAT_MIN_OF)
+DEFINE_START(double, double, double, FLOAT_MAX_OF, FLOAT_MIN_OF)
+DEFINE_START(i64, int64_t, uint64_t, INT_MAX_OF, INT_MIN_OF)
+DEFINE_START(i32, int32_t, uint32_t, INT_MAX_OF, INT_MIN_OF)
+DEFINE_START(u32, uint32_t, uint32_t, INT_MAX_OF, INT_MIN_OF)
+DEFINE_START(i8, int8_t, uint32_t, INT_MAX_OF, INT_MIN_OF)
+DEFINE_START(u8, uint8_t, uint32_t, INT_MAX_OF, INT_MIN_OF)
+
+/* The result of a block, before it goes where it belongs. */
+union block {
+    float f32[REDUCE_BLOCK];
+    double f64[REDUCE_BLOCK];
+    uint16_t half[REDUCE_BLOCK];
+    int64_t i64[REDUCE_BLOCK];
+    int32_t i32[REDUCE_BLOCK];
+    uint32_t u32[REDUCE_BLOCK];
+    int8_t i8[REDUCE_BLOCK];
+    uint8_t u8[REDUCE_BLOCK];
+};
+
+/* What a block of a reduction needs, whatever its type. */
+struct sources {
+    const void *const *at;
+    int n;
+    pld_op op;
+    double scale;
+    pld_dtype dtype;
+};
+
 /* Types that are their own accumulator. */
 #define DEFINE_REDUCE(name, type, scale_acc)                                                       \
-    static void reduce_##name(type *dst, const void *const *srcs, int n_srcs, size_t start,        \
-                              size_t n, pld_op op, double scale)                                   \
+    static void reduce_##name(type *acc, const struct sources *srcs, size_t start, size_t n)       \
     {                                                                                              \
-        type acc[REDUCE_BLOCK];                                                                    \
+        const type *first = (const type *)srcs->at[0] + start;                                     \
                                                                                                    \
-        memcpy(acc, (const type *)srcs[0] + start, n * sizeof(type));                              \
-        for (int s = 1; s < n_srcs; s++)                                                           \
-            fold_##name(acc, (const type *)srcs[s] + start, n, op);                                \
-        scale_acc(acc, n, scale);                                                                  \
-        memcpy(dst + start, acc, n * sizeof(type));                                                \
+        if (srcs->n == 1)                                                                          \
+            memcpy(acc, first, n * sizeof(type));                                                  \
+        else                                                                                       \
+            start_##name(acc, first, (const type *)srcs->at[1] + start, n, srcs->op);              \
+        for (int s = 2; s < srcs->n; s++)                                                          \
+            fold_##name(acc, (const type *)srcs->at[s] + start, n, srcs->op);                      \
+        scale_acc(acc, n, srcs->scale);                                                            \
     }
 #define NO_SCALE(acc, n, scale) (void)(scale)
 
@@ -84,44 +132,66 @@ DEFINE_REDUCE(i8, int8_t, NO_SCALE)
 DEFINE_REDUCE(u8, uint8_t, NO_SCALE)
 
 /* Half types, which are added as float; widen() and narrow() are in device_optim.inl.h. */
-static void reduce_half(uint16_t *dst, const void *const *srcs, int n_srcs, size_t start, size_t n,
-                        pld_op op, double scale, pld_dtype dtype)
+static void reduce_half(uint16_t *out, const struct sources *srcs, size_t start, size_t n)
 {
     float acc[REDUCE_BLOCK];
     float x[REDUCE_BLOCK];
 
-    widen(acc, (const uint16_t *)srcs[0] + start, n, dtype);
-    for (int s = 1; s < n_srcs; s++) {
-        widen(x, (const uint16_t *)srcs[s] + start, n, dtype);
-        fold_float(acc, x, n, op);
+    widen(acc, (const uint16_t *)srcs->at[0] + start, n, srcs->dtype);
+    for (int s = 1; s < srcs->n; s++) {
+        widen(x, (const uint16_t *)srcs->at[s] + start, n, srcs->dtype);
+        fold_float(acc, x, n, srcs->op);
     }
-    scale_float(acc, n, scale);
-    narrow(dst + start, acc, n, dtype);
+    scale_float(acc, n, srcs->scale);
+    narrow(out, acc, n, srcs->dtype);
+}
+
+static void reduce_block(union block *out, const struct sources *srcs, size_t start, size_t n)
+{
+#define CASE(constant, name, member)                                                               \
+    case constant:                                                                                 \
+        reduce_##name(out->member, srcs, start, n);                                                \
+        break;
+    switch (srcs->dtype) {
+        CASE(PLD_F32, float, f32)
+        CASE(PLD_F64, double, f64)
+        CASE(PLD_F16, half, half)
+        CASE(PLD_BF16, half, half)
+        CASE(PLD_I64, i64, i64)
+        CASE(PLD_I32, i32, i32)
+        CASE(PLD_U32, u32, u32)
+        CASE(PLD_I8, i8, i8)
+        CASE(PLD_U8, u8, u8)
+    }
+#undef CASE
+}
+
+static void reduce_to(void *const *dsts, int n_dsts, const void *const *srcs, int n_srcs,
+                      size_t count, pld_dtype dtype, pld_op op, double scale, int stream)
+{
+    const struct sources sources = {srcs, n_srcs, op, scale, dtype};
+    const size_t bytes = pld_dtype_bytes(dtype);
+    union block out __attribute__((aligned(64)));
+
+    for (size_t start = 0; start < count; start += REDUCE_BLOCK) {
+        const size_t n = count - start < REDUCE_BLOCK ? count - start : REDUCE_BLOCK;
+
+        reduce_block(&out, &sources, start, n);
+        for (int d = 0; d < n_dsts; d++) {
+            unsigned char *to = (unsigned char *)dsts[d] + start * bytes;
+
+            if (stream)
+                stream_copy(to, (const unsigned char *)&out, n * bytes);
+            else
+                memcpy(to, &out, n * bytes);
+        }
+    }
+    if (stream)
+        stream_fence();
 }
 
 static void reduce(void *dst, const void *const *srcs, int n_srcs, size_t count, pld_dtype dtype,
                    pld_op op, double scale)
 {
-#define CASE(constant, name)                                                                       \
-    case constant:                                                                                 \
-        reduce_##name(dst, srcs, n_srcs, start, n, op, scale);                                     \
-        break;
-    for (size_t start = 0; start < count; start += REDUCE_BLOCK) {
-        const size_t n = count - start < REDUCE_BLOCK ? count - start : REDUCE_BLOCK;
-
-        switch (dtype) {
-            CASE(PLD_F32, float)
-            CASE(PLD_F64, double)
-        case PLD_F16:
-        case PLD_BF16:
-            reduce_half(dst, srcs, n_srcs, start, n, op, scale, dtype);
-            break;
-            CASE(PLD_I64, i64)
-            CASE(PLD_I32, i32)
-            CASE(PLD_U32, u32)
-            CASE(PLD_I8, i8)
-            CASE(PLD_U8, u8)
-        }
-    }
-#undef CASE
+    reduce_to(&dst, 1, srcs, n_srcs, count, dtype, op, scale, 0);
 }

@@ -20,6 +20,7 @@
 #include "base/base_hash.h"
 #include "base/base_mem.h"
 #include "base/base_opts.h"
+#include "coll/coll_mem.h"
 #include "dp/dp_plan.h"
 
 /* What a caller built against 0.1 passes.  Stays when the struct grows. */
@@ -238,8 +239,8 @@ static int alloc_memory(pld_dp *dp)
     for (int d = 0; d < PLDI_PARAM_DTYPES && pld_group_size(dp->group) > 1; d++) {
         if (dp->plan.scratch[d] == 0)
             continue;
-        dp->scratch[d] =
-            pldi_alloc(dp->plan.scratch[d], pld_dtype_bytes((pld_dtype)d), "bucket scratch");
+        dp->scratch[d] = pldi_mem_alloc(dp->group, dp->plan.scratch[d],
+                                        pld_dtype_bytes((pld_dtype)d), "bucket scratch");
         if (dp->scratch[d] == NULL)
             return PLD_ERR_NOMEM;
     }
@@ -314,7 +315,7 @@ void pld_dp_destroy(pld_dp **dp)
     if (pldi_params_reducer(d->params) == d)
         pldi_params_set_reducer(d->params, NULL, NULL);
     for (int i = 0; i < PLDI_PARAM_DTYPES; i++)
-        pldi_free(d->scratch[i]);
+        pldi_mem_free(d->group, d->scratch[i]);
     pldi_dp_plan_free(&d->plan);
     pldi_free(d->ready);
     pldi_free(d->pending);

@@ -15,6 +15,7 @@
 #include "base/base_hash.h"
 #include "base/base_mem.h"
 #include "base/base_opts.h"
+#include "coll/coll_mem.h"
 
 /* What a caller built against 0.1 passes.  Stays when the struct grows. */
 enum { PARAM_SIZE_0_1 = 240 };
@@ -68,8 +69,8 @@ void pld_params_destroy(pld_params **params)
     for (int i = 0; i < p->group_count; i++)
         pld_group_destroy(&p->groups[i]);
     for (int i = 0; i < PLDI_PARAM_DTYPES; i++) {
-        pldi_free(p->arenas[i].value);
-        pldi_free(p->arenas[i].grad);
+        pldi_mem_free(pld_mesh_world(p->mesh), p->arenas[i].value);
+        pldi_mem_free(pld_mesh_world(p->mesh), p->arenas[i].grad);
     }
     pldi_free(p->entries);
     pldi_free(p->groups);

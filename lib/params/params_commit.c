@@ -19,6 +19,7 @@
 
 #include "base/base_err.h"
 #include "base/base_mem.h"
+#include "coll/coll_mem.h"
 #include "params/params_table.h"
 
 /* One tensor of one stage. */
@@ -257,6 +258,8 @@ static int meet_neighbours(pld_params *params, const struct param_record *mine)
 
 static int alloc_arenas(pld_params *params)
 {
+    pld_group *world = pld_mesh_world(params->mesh);
+
     for (int i = 0; i < params->count; i++) {
         struct param_entry *entry = &params->entries[i];
         struct pldi_arena *arena = &params->arenas[entry->info.dtype];
@@ -272,8 +275,8 @@ static int alloc_arenas(pld_params *params)
 
         if (arena->count == 0)
             continue;
-        arena->value = pldi_alloc(arena->count, bytes, "tensors");
-        arena->grad = pldi_alloc(arena->count, bytes, "gradients");
+        arena->value = pldi_mem_alloc(world, arena->count, bytes, "tensors");
+        arena->grad = pldi_mem_alloc(world, arena->count, bytes, "gradients");
         if (arena->value == NULL || arena->grad == NULL)
             return PLD_ERR_NOMEM;
     }
@@ -299,6 +302,8 @@ static void give_addresses(pld_params *params)
 /* As before the commit, so that a caller who changes the list may try again. */
 static void undo(pld_params *params)
 {
+    pld_group *world = pld_mesh_world(params->mesh);
+
     for (int i = 0; i < params->count; i++) {
         struct param_entry *entry = &params->entries[i];
 
@@ -311,8 +316,8 @@ static void undo(pld_params *params)
     for (int g = 0; g < params->group_count; g++)
         pld_group_destroy(&params->groups[g]);
     for (int d = 0; d < PLDI_PARAM_DTYPES; d++) {
-        pldi_free(params->arenas[d].value);
-        pldi_free(params->arenas[d].grad);
+        pldi_mem_free(world, params->arenas[d].value);
+        pldi_mem_free(world, params->arenas[d].grad);
         params->arenas[d] = (struct pldi_arena){0};
     }
     pldi_free(params->groups);

@@ -8,13 +8,18 @@
 
 #include "runtime/runtime.h"
 
+#include <polder/mem.h>
+
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/base_err.h"
 #include "base/base_mem.h"
 #include "base/base_opts.h"
 #include "coll/coll.h"
+#include "coll/coll_mem.h"
+#include "coll/coll_shm.h"
 #include "topo/topo.h"
 #include "transport/transport.h"
 
@@ -36,7 +41,8 @@ static int find_node(pld_runtime *rt)
     const int rank = rt->world->rank;
     const int size = rt->world->size;
     struct pldi_place *places = pldi_alloc((size_t)size, sizeof(*places), "the node map");
-    int rc = pld_agree(rt->world, places == NULL ? PLD_ERR_NOMEM : PLD_OK);
+    unsigned char *nearby = pldi_alloc((size_t)size, 1, "the node map");
+    int rc = pld_agree(rt->world, places == NULL || nearby == NULL ? PLD_ERR_NOMEM : PLD_OK);
 
     if (rc == PLD_OK) {
         pldi_topo_here(rank, size, &places[rank]);
@@ -44,8 +50,12 @@ static int find_node(pld_runtime *rt)
     }
     if (rc == PLD_OK) {
         pldi_topo_node(places, rank, size, &rt->node);
-        pldi_engine_set_spare(rt->engine, rt->node.cpus > rt->node.local_size);
+        pldi_engine_set_cores(rt->engine, rt->node.cpus, rt->node.local_size);
+        for (int r = 0; r < size; r++)
+            nearby[r] = strcmp(places[r].host, places[rank].host) == 0;
+        rc = pldi_node_open(rt->world, nearby, rt->node.cpus < rt->node.local_size);
     }
+    pldi_free(nearby);
     pldi_free(places);
     return rc;
 }
@@ -113,6 +123,7 @@ int pld_runtime_open(const pld_runtime_opts *opts, pld_runtime **out)
 
 int pld_runtime_close(pld_runtime **runtime)
 {
+    struct pldi_node_shm *node;
     struct pldi_transport *t;
     pld_runtime *rt;
     int rc = PLD_OK;
@@ -126,10 +137,12 @@ int pld_runtime_close(pld_runtime **runtime)
     *runtime = NULL;
     pldi_engine_destroy(&rt->engine);
     t = rt->world != NULL ? rt->world->transport : rt->transport;
+    node = rt->world != NULL ? rt->world->node : NULL;
     if (rt->world != NULL)
         rc = pldi_group_close(&rt->world);
     else if (t != NULL)
         rc = t->ops->close(t);
+    pldi_node_close(&node);
     if (rt->holds_flag)
         atomic_flag_clear(&is_open);
     pldi_free(rt);
@@ -159,4 +172,21 @@ int pld_runtime_local_size(const pld_runtime *runtime)
 pld_group *pld_runtime_world(pld_runtime *runtime)
 {
     return runtime->world;
+}
+
+int pld_mem_alloc(pld_runtime *runtime, size_t bytes, void **out)
+{
+    void *memory;
+
+    PLDI_CHECK_ARG(runtime != NULL && out != NULL);
+    memory = pldi_mem_alloc(runtime->world, bytes, 1, "a buffer");
+    if (memory == NULL)
+        return PLD_ERR_NOMEM;
+    *out = memory;
+    return PLD_OK;
+}
+
+void pld_mem_free(pld_runtime *runtime, void *memory)
+{
+    pldi_mem_free(runtime->world, memory);
 }

@@ -308,6 +308,17 @@ static int split(struct pldi_transport *base, int color, int key, const int *mem
     return PLD_OK;
 }
 
+static int gone(struct pldi_transport *base, int rank)
+{
+    struct inproc *t = (struct inproc *)base;
+    int is_gone;
+
+    (void)pthread_mutex_lock(&t->world->lock);
+    is_gone = t->world->boxes[t->members[rank]].gone || is_revoked(t->world, t->context);
+    (void)pthread_mutex_unlock(&t->world->lock);
+    return is_gone;
+}
+
 static void revoke(struct pldi_transport *base)
 {
     struct inproc *t = (struct inproc *)base;
@@ -331,6 +342,7 @@ const struct pldi_transport_ops pldi_transport_inproc = {
     .test = test,
     .cancel = cancel,
     .split = split,
+    .gone = gone,
     .revoke = revoke,
 };
 
@@ -344,5 +356,6 @@ const struct pldi_transport_ops pldi_transport_self = {
     .test = test,
     .cancel = cancel,
     .split = split,
+    .gone = gone,
     .revoke = revoke,
 };

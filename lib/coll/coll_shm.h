@@ -1,0 +1,143 @@
+/* SPDX-FileCopyrightText: The polder authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/**
+ * @file coll_shm.h
+ * Collective operations of groups whose ranks are all on one node.
+ *
+ * struct pldi_node_shm is what a rank knows of the others of its node, one per
+ * runtime; struct pldi_team is what a group needs, and stands in for the messages
+ * of coll_open.c and coll_lane.c.
+ */
+#ifndef PLDI_COLL_SHM_H
+#define PLDI_COLL_SHM_H
+
+#include <stdatomic.h>
+
+#include "coll/coll.h"
+#include "device/device_kernels.h"
+#include "transport/transport_shm.h"
+
+enum {
+    PLDI_TEAM_INLINE = 40,           /**< bytes beside the arrival flag */
+    PLDI_TEAM_SMALL = 16 << 10,      /**< bytes that arrive together with a rank */
+    PLDI_TEAM_SLOT = 256 << 10,      /**< bytes of a vector that are under way in a slot */
+    PLDI_TEAM_SLOTS = 3,             /**< slots in turn: one filled, one reduced, one emptied */
+    PLDI_TEAM_PIECE_MIN = 4 << 10,   /**< of one rank in a slot */
+    PLDI_TEAM_PIECE_DIRECT = 1 << 20 /**< bytes per step where there are no slots */
+};
+
+/** Another rank of the runtime. */
+struct pldi_neighbour {
+    int here; /**< on this node, and its memory can be had */
+    int watch;
+    int64_t pid;
+    struct pldi_shm heap; /**< none: it has none, or it could not be mapped */
+};
+
+struct pldi_node_shm {
+    const struct pldi_kernels *kernels;
+    struct pldi_heap *heap;       /**< NULL: none */
+    struct pldi_neighbour *ranks; /**< [ranks of the runtime] */
+    int size, rank;
+    int enabled;        /**< 0: POLDER_SHM=0 */
+    int direct;         /**< 0: POLDER_SHM=copy */
+    int crowded;        /**< ranks outnumber processors: never spin */
+    size_t cache_bytes; /**< of the last level */
+};
+
+/** Where a rank's buffers are in its heap; SIZE_MAX: not there. */
+struct pldi_refs {
+    size_t send, recv;
+};
+
+/** A rank has come to operation `seq` - 1. */
+struct pldi_arrival {
+    _Atomic uint64_t seq;
+    uint64_t print; /**< hash of the fingerprint; 0: read the record */
+    size_t zero;
+    union {
+        unsigned char data[PLDI_TEAM_INLINE];
+        struct pldi_refs refs;
+    } u;
+    unsigned char gap[128 - 64];
+};
+_Static_assert(sizeof(struct pldi_arrival) == 128, "a line, and the one prefetched with it");
+
+/** Chunks of all operations so far that a rank has put in, reduced, taken out. */
+enum pldi_stage { PLDI_IN, PLDI_MID, PLDI_OUT };
+struct pldi_progress {
+    _Atomic uint64_t done[3]; /**< by stage */
+    _Atomic int broken;       /**< the code with which it gave up */
+    unsigned char gap[128 - 28];
+};
+_Static_assert(sizeof(struct pldi_progress) == 128, "as above");
+
+/** What one rank writes, and all read.  Everything twice or more, used in turn. */
+struct pldi_seat {
+    struct pldi_arrival arrivals[2];
+    struct pldi_progress progress;
+    struct {
+        struct pldi_opening opening;
+        char text[PLDI_TEXT_BYTES];
+    } records[2];
+    unsigned char small[2][PLDI_TEAM_SMALL] __attribute__((aligned(128)));
+};
+
+struct pldi_team {
+    struct pldi_node_shm *node;
+    struct pldi_shm shm;
+    size_t seat_bytes, slot_bytes;
+    int rank, size;
+    int direct;
+    int *world;             /**< [size], ranks of the runtime */
+    struct pldi_refs *refs; /**< [size], of the operation under way */
+    const void **sources;   /**< [size] */
+    void **targets;         /**< [size] */
+    uint64_t begun;         /**< operations */
+    uint64_t chunks_before; /**< of all earlier operations */
+    unsigned waits;         /**< fruitless steps, for looking after the others now and then */
+    int seen;               /**< ranks below this one have arrived */
+
+    /* Of a large operation. */
+    size_t piece, slice, chunks;
+    size_t done[3];          /**< chunks, by stage */
+    int takes_in, takes_out; /**< whether the stages exist */
+    int send_direct, recv_direct;
+    int stream;
+};
+
+/**
+ * Meet the other ranks of the runtime; collective over `world`.
+ * @param nearby   [size], 1: on this node
+ * @param crowded  the node's ranks outnumber its processors
+ */
+int pldi_node_open(pld_group *world, const unsigned char *nearby, int crowded);
+void pldi_node_close(struct pldi_node_shm **node);
+
+/**
+ * Give the group a team if all its ranks are on one node.  Collective over it; that
+ * it gets none is no error.  parent: where the node is known from, may be the group.
+ */
+int pldi_team_attach(pld_group *group, struct pldi_node_shm *node);
+void pldi_team_detach(struct pldi_team **team);
+
+/** As pldi_op_step() for a collective operation of a group with a team. */
+int pldi_team_step(pld_request *op, int *moved);
+
+/** Tell the others that this rank gives up. */
+void pldi_team_break(struct pldi_team *team, int code);
+
+/** The part of a large operation after all have arrived. */
+void pldi_team_plan(pld_request *op);
+int pldi_team_move(pld_request *op, int *moved);
+
+/** Whether a rank has done so many chunks of the operation. */
+int pldi_team_at(const struct pldi_team *team, int rank, enum pldi_stage stage, uint64_t chunks);
+
+struct pldi_seat *pldi_team_seat(const struct pldi_team *team, int rank);
+
+/** Called where a step found nothing to do: an error if it never will. */
+int pldi_team_waits(pld_request *op);
+
+#endif /* PLDI_COLL_SHM_H */

@@ -1,0 +1,151 @@
+/* SPDX-FileCopyrightText: The polder authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Every rank has one heap, and maps those of all others of its node when the
+ * runtime is opened; from then on a buffer is found by rank and offset.
+ *
+ * POLDER_SHM=0 turns all of it off, on the ranks where it is set and so for every
+ * group with one of them; POLDER_SHM=copy leaves the copying form alone.
+ */
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/base_err.h"
+#include "base/base_mem.h"
+#include "coll/coll_mem.h"
+#include "coll/coll_shm.h"
+
+static const size_t CACHE_DEFAULT = (size_t)32 << 20;
+/* All heaps together must fit into the address space of a process, with room to spare. */
+static const size_t ADDRESS_SPACE = (size_t)16 << 40;
+
+static size_t cache_bytes(void)
+{
+    const long bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
+
+    return bytes > 0 ? (size_t)bytes : CACHE_DEFAULT;
+}
+
+static size_t heap_bytes(int ranks)
+{
+    const long pages = sysconf(_SC_PHYS_PAGES);
+    const long page = sysconf(_SC_PAGESIZE);
+    const size_t all = pages > 0 && page > 0 ? (size_t)pages * (size_t)page : (size_t)1 << 34;
+    const size_t most = ADDRESS_SPACE / (size_t)ranks;
+
+    return all < most ? all : most;
+}
+
+static struct pldi_node_shm *make(int rank, int size, int near_count)
+{
+    struct pldi_node_shm *node = pldi_alloc(1, sizeof(*node), "the node");
+    const char *wanted = getenv("POLDER_SHM");
+
+    if (node == NULL)
+        return NULL;
+    node->enabled = wanted == NULL || strcmp(wanted, "0") != 0;
+    node->direct = wanted == NULL || strcmp(wanted, "copy") != 0;
+    node->kernels = pldi_kernels();
+    node->cache_bytes = cache_bytes();
+    node->rank = rank;
+    node->ranks = pldi_alloc((size_t)size, sizeof(node->ranks[0]), "the node");
+    if (node->ranks == NULL) {
+        pldi_free(node);
+        return NULL;
+    }
+    node->size = size;
+    for (int r = 0; r < size; r++)
+        node->ranks[r] = (struct pldi_neighbour){.watch = -1, .heap.fd = -1};
+    /* Without a heap buffers are ordinary memory: slower, no error. */
+    if (node->enabled && node->direct && near_count > 1)
+        (void)pldi_heap_create(heap_bytes(near_count), &node->heap);
+    return node;
+}
+
+void pldi_node_close(struct pldi_node_shm **node)
+{
+    struct pldi_node_shm *n = *node;
+
+    if (n == NULL)
+        return;
+    for (int r = 0; r < n->size; r++) {
+        pldi_shm_unmap(&n->ranks[r].heap);
+        pldi_shm_unwatch(n->ranks[r].watch);
+    }
+    if (n->heap != NULL)
+        pldi_heap_destroy(&n->heap);
+    pldi_free(n->ranks);
+    pldi_free(n);
+    *node = NULL;
+}
+
+static void describe(const struct pldi_node_shm *node, struct pldi_shm_place *out)
+{
+    const struct pldi_shm none = {.fd = -1};
+
+    pldi_shm_describe(node->heap != NULL ? pldi_heap_segment(node->heap) : &none, out);
+    if (!node->enabled)
+        out->pid = 0;
+}
+
+static void meet(struct pldi_node_shm *node, int rank, const struct pldi_shm_place *place)
+{
+    struct pldi_neighbour *n = &node->ranks[rank];
+
+    if (!node->enabled || place->pid == 0)
+        return;
+    n->here = 1;
+    n->pid = place->pid;
+    if (rank == node->rank)
+        return;
+    if (n->pid != getpid())
+        n->watch = pldi_shm_watch(n->pid);
+    if (place->nonce != 0)
+        (void)pldi_shm_map(place, &n->heap);
+}
+
+int pldi_node_open(pld_group *world, const unsigned char *nearby, int crowded)
+{
+    struct pldi_shm_place *places =
+        pldi_alloc((size_t)world->size, sizeof(*places), "the neighbours");
+    int near_count = 0;
+    int rc;
+
+    for (int r = 0; r < world->size; r++)
+        near_count += nearby[r];
+    world->node = make(world->rank, world->size, near_count);
+    rc = pld_agree(world, places == NULL || world->node == NULL ? PLD_ERR_NOMEM : PLD_OK);
+    if (rc == PLD_OK) {
+        world->node->crowded = crowded;
+        describe(world->node, &places[world->rank]);
+        rc = pld_allgather(world, &places[world->rank], places, sizeof(*places), PLD_U8, NULL);
+    }
+    for (int r = 0; rc == PLD_OK && r < world->size; r++) {
+        if (nearby[r])
+            meet(world->node, r, &places[r]);
+    }
+    pldi_free(places);
+    return rc < 0 ? rc : pldi_team_attach(world, world->node);
+}
+
+void *pldi_mem_alloc(const pld_group *group, size_t count, size_t bytes, const char *what)
+{
+    struct pldi_heap *heap = group->node != NULL ? group->node->heap : NULL;
+    void *memory = NULL;
+    size_t total;
+
+    if (heap != NULL && !__builtin_mul_overflow(count, bytes, &total))
+        memory = pldi_heap_alloc(heap, total);
+    return memory != NULL ? memory : pldi_alloc(count, bytes, what);
+}
+
+void pldi_mem_free(const pld_group *group, void *memory)
+{
+    struct pldi_heap *heap = group->node != NULL ? group->node->heap : NULL;
+
+    if (heap == NULL || !pldi_heap_free(heap, memory))
+        pldi_free(memory);
+}
