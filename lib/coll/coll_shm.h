@@ -104,7 +104,8 @@ struct pldi_team {
     size_t done[3];          /**< chunks, by stage */
     int takes_in, takes_out; /**< whether the stages exist */
     int send_direct, recv_direct;
-    int stream;
+    int stream;       /**< own results go past the caches */
+    int stream_peers; /**< what other ranks read does */
 };
 
 /**

@@ -95,6 +95,7 @@ void pldi_team_plan(pld_request *op)
     team->takes_out =
         op->kind == PLDI_ALLREDUCE ? !team->recv_direct : !reduces(op) && !team->send_direct;
     team->stream = op->send != op->recv && touched > team->node->cache_bytes / CACHE_SHARE;
+    team->stream_peers = !team->recv_direct || op->send != op->recv;
     team->slice = slice_bytes(op);
     team->piece = piece_bytes(team);
     team->chunks = team->slice / team->piece + (team->slice % team->piece != 0);
@@ -185,7 +186,8 @@ static void stage_in(const pld_request *op)
         const size_t bytes = part(op, r, team->done[PLDI_IN], &start);
 
         if (bytes > 0)
-            memcpy(to + (size_t)r * team->piece, (const char *)op->send + start, bytes);
+            team->node->kernels->copy(to + (size_t)r * team->piece, (const char *)op->send + start,
+                                      bytes, 1);
     }
 }
 
@@ -195,6 +197,7 @@ static void reduce_piece(const pld_request *op)
     size_t start;
     const size_t bytes = part(op, team->rank, team->done[PLDI_MID], &start);
     int targets = 0;
+    int streams;
 
     for (int r = 0; r < team->size; r++) {
         if (r == team->rank)
@@ -205,19 +208,20 @@ static void reduce_piece(const pld_request *op)
             team->sources[r] =
                 slot(team, r, team->done[PLDI_MID], 0) + (size_t)team->rank * team->piece;
     }
-    for (int r = 0; r < team->size && team->recv_direct; r++)
-        team->targets[targets++] = in_heap(team, r, team->refs[r].recv + start);
-    if (op->kind == PLDI_REDUCE_SCATTER)
-        start -= (size_t)team->rank * team->slice;
-    if (!team->recv_direct)
-        team->targets[targets++] = (char *)op->recv + start;
+    for (int r = 0; r < team->size && team->recv_direct; r++) {
+        if (r != team->rank)
+            team->targets[targets++] = in_heap(team, r, team->refs[r].recv + start);
+    }
     if (team->takes_out)
         team->targets[targets++] = slot(team, team->rank, team->done[PLDI_MID], 1);
+    streams = (team->stream_peers ? targets : 0) + team->stream;
+    if (op->kind == PLDI_REDUCE_SCATTER)
+        start -= (size_t)team->rank * team->slice;
+    team->targets[targets++] = (char *)op->recv + start;
     if (bytes > 0)
         team->node->kernels->reduce_to(team->targets, targets, team->sources, team->size,
                                        bytes / pld_dtype_bytes(op->dtype), op->dtype,
-                                       op->op == PLD_AVG ? PLD_SUM : op->op, op->scale,
-                                       team->stream && !team->takes_out);
+                                       op->op == PLD_AVG ? PLD_SUM : op->op, op->scale, streams);
 }
 
 /* Allgather: the own contribution to its place, and where the others get it, or theirs here. */
@@ -237,7 +241,8 @@ static void gather_piece(const pld_request *op)
             copy(team, (char *)op->recv + start, in_heap(team, r, team->refs[r].send + begin),
                  bytes);
         if (r == team->rank && !team->send_direct)
-            memcpy(slot(team, r, team->done[PLDI_MID], 1), (const char *)op->send + begin, bytes);
+            team->node->kernels->copy(slot(team, r, team->done[PLDI_MID], 1),
+                                      (const char *)op->send + begin, bytes, 1);
     }
 }
 
@@ -248,8 +253,8 @@ static void give_piece(const pld_request *op)
     const size_t bytes = part(op, op->root, team->done[PLDI_MID], &start);
 
     if (op->root == team->rank && !team->send_direct)
-        memcpy(slot(team, team->rank, team->done[PLDI_MID], 1), (const char *)op->recv + start,
-               bytes);
+        team->node->kernels->copy(slot(team, team->rank, team->done[PLDI_MID], 1),
+                                  (const char *)op->recv + start, bytes, 1);
     if (op->root != team->rank && team->send_direct)
         copy(team, (char *)op->recv + start,
              in_heap(team, op->root, team->refs[op->root].recv + start), bytes);

@@ -128,7 +128,12 @@ int pldi_node_open(pld_group *world, const unsigned char *nearby, int crowded)
             meet(world->node, r, &places[r]);
     }
     pldi_free(places);
-    return rc < 0 ? rc : pldi_team_attach(world, world->node);
+    if (rc == PLD_OK)
+        rc = pldi_team_attach(world, world->node);
+    /* All have come this far: nobody needs the descriptor any more. */
+    if (world->node != NULL && world->node->heap != NULL)
+        pldi_heap_seal(world->node->heap);
+    return rc;
 }
 
 void *pldi_mem_alloc(const pld_group *group, size_t count, size_t bytes, const char *what)

@@ -44,13 +44,14 @@ struct pldi_kernels {
                    pld_op op, double scale);
 
     /**
-     * As reduce, into n_dsts places at once; each may be one of srcs.
-     * stream: the result goes past the caches, for results that are not read soon.
+     * As reduce, into n_dsts places at once; each may be one of srcs.  To the first
+     * n_stream of them the result goes past the caches: for what is not read soon, or
+     * by another processor.
      */
     void (*reduce_to)(void *const *dsts, int n_dsts, const void *const *srcs, int n_srcs,
-                      size_t count, pld_dtype dtype, pld_op op, double scale, int stream);
+                      size_t count, pld_dtype dtype, pld_op op, double scale, int n_stream);
 
-    /** memcpy(); stream as above. */
+    /** memcpy(); stream: past the caches. */
     void (*copy)(void *dst, const void *src, size_t bytes, int stream);
 
     /** Sum of squares in f64, in an order that depends on count alone.  Floating dtypes. */

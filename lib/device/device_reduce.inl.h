@@ -167,7 +167,7 @@ static void reduce_block(union block *out, const struct sources *srcs, size_t st
 }
 
 static void reduce_to(void *const *dsts, int n_dsts, const void *const *srcs, int n_srcs,
-                      size_t count, pld_dtype dtype, pld_op op, double scale, int stream)
+                      size_t count, pld_dtype dtype, pld_op op, double scale, int n_stream)
 {
     const struct sources sources = {srcs, n_srcs, op, scale, dtype};
     const size_t bytes = pld_dtype_bytes(dtype);
@@ -180,13 +180,13 @@ static void reduce_to(void *const *dsts, int n_dsts, const void *const *srcs, in
         for (int d = 0; d < n_dsts; d++) {
             unsigned char *to = (unsigned char *)dsts[d] + start * bytes;
 
-            if (stream)
+            if (d < n_stream)
                 stream_copy(to, (const unsigned char *)&out, n * bytes);
             else
                 memcpy(to, &out, n * bytes);
         }
     }
-    if (stream)
+    if (n_stream > 0)
         stream_fence();
 }
 

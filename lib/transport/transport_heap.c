@@ -122,6 +122,11 @@ int pldi_heap_free(struct pldi_heap *heap, void *memory)
     return 1;
 }
 
+void pldi_heap_seal(struct pldi_heap *heap)
+{
+    pldi_shm_seal(&heap->shm);
+}
+
 const struct pldi_shm *pldi_heap_segment(const struct pldi_heap *heap)
 {
     return &heap->shm;

@@ -69,6 +69,9 @@ void *pldi_heap_alloc(struct pldi_heap *heap, size_t bytes);
 /** 1: it was of this heap, and is free now. */
 int pldi_heap_free(struct pldi_heap *heap, void *memory);
 
+/** As pldi_shm_seal(). */
+void pldi_heap_seal(struct pldi_heap *heap);
+
 const struct pldi_shm *pldi_heap_segment(const struct pldi_heap *heap);
 
 /** Where [memory, memory + bytes) begins in the heap; SIZE_MAX: it is not inside. */

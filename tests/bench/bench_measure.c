@@ -60,7 +60,9 @@ int bench_area_open(pld_runtime *runtime, enum bench_memory memory, size_t bytes
     memset(data, 0, bytes);
     *out = (struct bench_area){runtime, memory, data, bytes};
     /* Touched once by all, so that no page is first met during a measurement. */
-    return pld_allreduce(pld_runtime_world(runtime), data, data, bytes, PLD_U8, PLD_MAX, NULL);
+    for (int root = 0; root < pld_runtime_size(runtime) && rc == 0; root++)
+        rc = pld_broadcast(pld_runtime_world(runtime), data, bytes, PLD_U8, root, NULL);
+    return rc;
 }
 
 void bench_area_close(struct bench_area *area)
