@@ -398,8 +398,8 @@ static void test_paths(void)
 
     for (int i = 0; i < 3; i++) {
         (void)setenv("POLDER_SHM", settings[i], 1);
-        ok(inproc_run(3, paths, (void *)(uintptr_t)settings[i]) == 0, "POLDER_SHM=%s is obeyed",
-           settings[i]);
+        ok(inproc_run(3, paths, (void *)(uintptr_t)settings[i]) == 0,
+           "POLDER_SHM is obeyed: setting %d", i);
     }
     (void)unsetenv("POLDER_SHM");
 }
