@@ -106,6 +106,7 @@ struct pld_request {
     int root;
     double scale;
     int peer, tag;
+    unsigned waits;   /**< fruitless looks for a message */
     const char *name; /**< the caller's tag */
 
     enum pldi_state state;

@@ -138,6 +138,10 @@ int pldi_team_at(const struct pldi_team *team, int rank, enum pldi_stage stage, 
 
 struct pldi_seat *pldi_team_seat(const struct pldi_team *team, int rank);
 
+/** Called where a message has not come: PLD_ERR_PEER if its peer ended or gave up.  Looks now
+ *  and then. */
+int pldi_team_lost(pld_request *op);
+
 /** Called where a step found nothing to do: an error if it never will. */
 int pldi_team_waits(pld_request *op);
 

@@ -176,15 +176,38 @@ static int has_done(const pld_request *op, int rank)
     return 1;
 }
 
+static int is_gone(const struct pldi_team *team, struct pldi_transport *t, int rank)
+{
+    const struct pldi_neighbour *n = &team->node->ranks[team->world[rank]];
+
+    return t->ops->gone != NULL ? t->ops->gone(t, rank) : pldi_shm_ended(n->pid, n->watch);
+}
+
+int pldi_team_lost(pld_request *op)
+{
+    const struct pldi_team *team = op->group->team;
+    const int rank = op->peer;
+    int broken;
+
+    if (team == NULL || rank == team->rank || ++op->waits % LOOK_EVERY != 0)
+        return PLD_OK;
+    broken = atomic_load(&pldi_team_seat(team, rank)->progress.broken);
+    if (broken < 0)
+        return pldi_fail(PLD_ERR_PEER, "rank %d gave up (%s) before its message", rank,
+                         pld_error_name(broken));
+    if (is_gone(team, op->group->transport, rank))
+        return pldi_fail(PLD_ERR_PEER, "rank %d (process %lld) ended before its message", rank,
+                         (long long)team->node->ranks[team->world[rank]].pid);
+    return PLD_OK;
+}
+
 /* What a rank did before it left counts: its end is found out first, its work looked at then. */
 static int look_after(const pld_request *op, int rank)
 {
     const struct pldi_team *team = op->group->team;
     const struct pldi_neighbour *n = &team->node->ranks[team->world[rank]];
-    struct pldi_transport *t = op->group->transport;
     const int broken = atomic_load(&pldi_team_seat(team, rank)->progress.broken);
-    const int gone =
-        t->ops->gone != NULL ? t->ops->gone(t, rank) : pldi_shm_ended(n->pid, n->watch);
+    const int gone = is_gone(team, op->group->transport, rank);
 
     if ((!broken && !gone) || has_done(op, rank))
         return PLD_OK;
