@@ -141,7 +141,7 @@ static int receive_next(struct pldi_pipe_edge *e, int wait)
     return rc;
 }
 
-/* What finds no memory now is tried again later: await() makes do without. */
+/* What finds no memory now is tried again later; at the latest expect() makes do without. */
 static int post_receives(struct pldi_pipe_edge *e)
 {
     int rc = PLD_OK;
@@ -159,6 +159,13 @@ int pldi_pipe_edge_start(struct pldi_pipe_edge *edge)
     for (int i = edge->slots - 1; i >= 0; i--)
         edge->free[edge->free_count++] = i;
     return edge->count == 0 || is_sending(edge) ? PLD_OK : post_receives(edge);
+}
+
+int pldi_pipe_edge_expect(struct pldi_pipe_edge *edge, int microbatch)
+{
+    while (edge->slot_of[microbatch] < 0)
+        PLDI_TRY(receive_next(edge, 1));
+    return PLD_OK;
 }
 
 static int check_note(const struct pldi_pipe_edge *e, int microbatch,
@@ -179,8 +186,6 @@ int pldi_pipe_edge_await(struct pldi_pipe_edge *edge, int microbatch, int *is_vo
 
     if (edge->count == 0)
         return PLD_OK;
-    while (edge->slot_of[microbatch] < 0)
-        PLDI_TRY(receive_next(edge, 1));
     PLDI_TRY(pld_request_wait(&edge->requests[edge->slot_of[microbatch]]));
     memcpy(&note, pldi_pipe_edge_slot(edge, microbatch) + note_at(edge), sizeof(note));
     PLDI_TRY(check_note(edge, microbatch, &note));

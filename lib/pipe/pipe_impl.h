@@ -76,6 +76,8 @@ int pldi_pipe_edge_start(struct pldi_pipe_edge *edge);
 /** The slot of a microbatch; NULL if nothing crosses the edge. */
 unsigned char *pldi_pipe_edge_slot(const struct pldi_pipe_edge *edge, int microbatch);
 
+/** Incoming: the list has come to the message, which must be posted by now. */
+int pldi_pipe_edge_expect(struct pldi_pipe_edge *edge, int microbatch);
 /** Incoming: wait for the message; *is_void is set if it has no data. */
 int pldi_pipe_edge_await(struct pldi_pipe_edge *edge, int microbatch, int *is_void);
 /** Incoming: the slot is no longer needed. */

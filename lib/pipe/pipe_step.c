@@ -110,9 +110,10 @@ static int act(pld_pipe *p, const pld_action *a)
         return send(p, &p->edges[PLDI_OUT_F], a->microbatch);
     case PLD_ACTION_SEND_B:
         return send(p, &p->edges[PLDI_OUT_B], a->microbatch);
-    case PLD_ACTION_RECV_F: /* posted ahead, awaited by the computation */
+    case PLD_ACTION_RECV_F:
+        return pldi_pipe_edge_expect(&p->edges[PLDI_IN_F], a->microbatch);
     case PLD_ACTION_RECV_B:
-        break;
+        return pldi_pipe_edge_expect(&p->edges[PLDI_IN_B], a->microbatch);
     }
     return PLD_OK;
 }
