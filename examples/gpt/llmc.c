@@ -67,10 +67,11 @@ static int read_header(const char *path, FILE *file, struct gpt_config *out)
 
     if (fstat(fileno(file), &status) != 0)
         return gpt_fail(PLD_ERR_IO, "'%s': %s", path, strerror(errno));
-    if (fread(words, sizeof(words), 1, file) != 1)
-        return gpt_fail(ferror(file) ? PLD_ERR_IO : PLD_ERR_CORRUPT,
-                        "'%s' has %lld bytes; the header of a model file has %zu", path,
-                        (long long)status.st_size, sizeof(words));
+    if (fread(words, sizeof(words), 1, file) != 1 && ferror(file))
+        return gpt_fail(PLD_ERR_IO, "'%s': %s", path, strerror(errno));
+    if (feof(file))
+        return gpt_fail(PLD_ERR_CORRUPT, "'%s' has %lld bytes; the header of a model file has %zu",
+                        path, (long long)status.st_size, sizeof(words));
     rc = check_header(path, words, out);
     if (rc != 0)
         return rc;
