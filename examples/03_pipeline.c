@@ -95,9 +95,8 @@ int main(void)
     CHECK(pld_optim_create(params, NULL, &optim));
     const pld_schedule_opts plan = {PLD_OPTS(pld_schedule_opts), .ranks = ranks,
                                     .microbatches = MICROBATCHES};
-    CHECK(pld_schedule_create(&plan, &schedule)); /* 1F1B, unless told otherwise */
-    stage.input =
-        (pld_pipe_tensor){{WIDTH}, PLD_F32, rank > 0}; /* no dimension: nothing comes in */
+    CHECK(pld_schedule_create(&plan, &schedule));                /* 1F1B, unless told otherwise */
+    stage.input = (pld_pipe_tensor){{WIDTH}, PLD_F32, rank > 0}; /* 0: nothing comes in */
     stage.output = (pld_pipe_tensor){{WIDTH}, PLD_F32, !last};
     CHECK(pld_pipe_create(mesh, schedule, &stage, &pipe));
     if (rank == 0 && pld_schedule_format(schedule, text, sizeof(text)) < sizeof(text))
