@@ -101,12 +101,12 @@ int main(void)
     CHECK(pld_pipe_create(mesh, schedule, &stage, &pipe));
     if (rank == 0 && pld_schedule_format(schedule, text, sizeof(text)) < sizeof(text))
         printf("%s", text); /* a line for each rank; 2F0: stage 2, forward of microbatch 0 */
-    for (step = 0; step < STEPS; step++) {
+    for (step = 0; step <= STEPS; step++) {
         loss = 0;
         CHECK(pld_pipe_step(pipe));
         CHECK(pld_optim_step(optim, 1e-2, NULL));
-        if (last && (step + 1) % 50 == 0)
-            printf("step %3d: loss %.12f\n", step + 1, loss);
+        if (last && step % 50 == 0)
+            printf("step %3d: loss %.12f\n", step, loss);
     }
     EXPECT(!last || loss < 0.01, "the network has not learned");
     pld_pipe_destroy(&pipe);

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { LINE = 80, INDENT = 2, GAP = 2 };
+enum { LINE = 80, INDENT = 2, GAP = 2, TOTAL_NAME = 14 };
 
 static void heading(const char *text)
 {
@@ -171,12 +171,12 @@ static void print_shards(const pld_snapshot *snapshot)
     for (size_t i = 0; i < pld_snapshot_shards(snapshot); i++)
         width = larger(width, text_columns(pld_snapshot_shard_at(snapshot, i)->host));
     set_style(STYLE_HEADING);
-    printf("\nshards by rank    size  %-*s  file\n", width, "host");
+    printf("\nshards        size  %-*s  file\n", width, "host");
     set_style(STYLE_PLAIN);
     for (size_t i = 0; i < pld_snapshot_shards(snapshot); i++) {
         const pld_snapshot_shard *s = pld_snapshot_shard_at(snapshot, i);
 
-        printf("%10d  %10s  ", s->rank, format_size(s->bytes, size));
+        printf("%6d  %10s  ", s->rank, format_size(s->bytes, size));
         print_padded(s->host, width + GAP);
         print_clean(s->name);
         if (!s->present) {
@@ -290,42 +290,46 @@ static void print_tensors(const pld_snapshot *snapshot)
     free(table.sorted);
 }
 
-/* What values and each kind of slot take on disk. */
+static void print_total(const pld_snapshot *snapshot, const char *slot)
+{
+    char stored_text[SIZE_TEXT], bytes_text[SIZE_TEXT];
+    uint64_t bytes = 0, stored = 0;
+    size_t tensors = 0;
+
+    for (size_t i = 0; i < pld_snapshot_tensors(snapshot); i++) {
+        const pld_snapshot_tensor *t = pld_snapshot_tensor_at(snapshot, i);
+
+        if (strcmp(t->slot, slot) != 0)
+            continue;
+        tensors++;
+        bytes += t->bytes;
+        stored += t->stored_bytes;
+    }
+    printf("%*s", INDENT, "");
+    print_padded(slot[0] == '\0' ? "values" : slot, TOTAL_NAME);
+    printf("%6zu tensor%s  %10s for %s of data\n", tensors, tensors == 1 ? " " : "s",
+           format_size(stored, stored_text), format_size(bytes, bytes_text));
+}
+
+/* What the values and each kind of slot take; optimizers have three kinds at most. */
 static void print_totals(const pld_snapshot *snapshot)
 {
-    const size_t count = pld_snapshot_tensors(snapshot);
-    const char *slots[16];
+    enum { MOST = 16 };
+    const char *slots[MOST];
     size_t kinds = 0;
 
     heading("on disk");
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < pld_snapshot_tensors(snapshot); i++) {
         const char *slot = pld_snapshot_tensor_at(snapshot, i)->slot;
         size_t k = 0;
 
         while (k < kinds && strcmp(slots[k], slot) != 0)
             k++;
-        if (k == kinds && kinds < sizeof(slots) / sizeof(slots[0]))
+        if (k == kinds && kinds < MOST)
             slots[kinds++] = slot;
     }
-    for (size_t k = 0; k < kinds; k++) {
-        uint64_t bytes = 0, stored = 0;
-        char size[SIZE_TEXT], whole[SIZE_TEXT];
-        size_t tensors = 0;
-
-        for (size_t i = 0; i < count; i++) {
-            const pld_snapshot_tensor *t = pld_snapshot_tensor_at(snapshot, i);
-
-            if (strcmp(t->slot, slots[k]) != 0)
-                continue;
-            tensors++;
-            bytes += t->bytes;
-            stored += t->stored_bytes;
-        }
-        printf("%*s", INDENT, "");
-        print_padded(slots[k][0] == '\0' ? "values" : slots[k], 14);
-        printf("%6zu tensor%s  %10s", tensors, tensors == 1 ? " " : "s", format_size(stored, size));
-        printf(stored == bytes ? "\n" : " of %s\n", format_size(bytes, whole));
-    }
+    for (size_t k = 0; k < kinds; k++)
+        print_total(snapshot, slots[k]);
 }
 
 void inspect_snapshot_text(const pld_snapshot *snapshot, const struct verdict *verdict)
