@@ -41,7 +41,7 @@ static int print_help(void)
          "  --help           print this text\n"
          "  --version        print the version\n"
          "\n"
-         "Exit status: 0 all is well, 1 something is damaged or cannot be read, 2 wrong usage.");
+         "Exit status: 0 all is well, 1 damaged or not readable, 2 wrong usage.");
     return STATUS_OK;
 }
 

@@ -26,7 +26,7 @@ static const char help[] =
     "  --verify         read every file whole and compare it with its hashes\n"
     "  --help           print this text\n"
     "\n"
-    "Exit status: 0 all is well, 1 something is damaged or cannot be read, 2 wrong usage.\n";
+    "Exit status: 0 all is well, 1 damaged or not readable, 2 wrong usage.\n";
 
 struct request {
     const char *path;
@@ -63,7 +63,7 @@ static int parse(char **argv, struct request *out)
                 complain(STATUS_USAGE, "inspect takes one path, and \"%s\" is one too many", *argv);
     }
     if (status == STATUS_OK && out->path == NULL && !out->help)
-        status = complain(STATUS_USAGE, "inspect what?  Name a run directory or a checkpoint");
+        status = complain(STATUS_USAGE, "inspect needs a run directory or a checkpoint to look at");
     return status;
 }
 

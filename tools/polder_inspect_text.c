@@ -222,11 +222,12 @@ static void print_slots(const struct table *table, const pld_snapshot_tensor *te
 {
     const pld_snapshot_tensor **found =
         bsearch(&tensor, table->sorted, table->count, sizeof(*table->sorted), compare);
+    const char *gap = "  ";
 
-    for (found++; found < table->sorted + table->count; found++) {
+    for (found++; found < table->sorted + table->count; found++, gap = " ") {
         if (strcmp((*found)->name, tensor->name) != 0)
             break;
-        putchar(' ');
+        fputs(gap, stdout);
         print_clean((*found)->slot);
     }
 }
@@ -242,7 +243,7 @@ static void print_tensor(const struct table *table, const pld_snapshot_tensor *t
     } else {
         print_padded(tensor->name, table->name + GAP);
     }
-    printf("%-5s  %-*s  %10s ", pld_dtype_name(tensor->dtype), table->shape,
+    printf("%-5s  %-*s  %10s", pld_dtype_name(tensor->dtype), table->shape,
            format_shape(tensor, shape), format_size(tensor->stored_bytes, size));
     print_slots(table, tensor);
     putchar('\n');
