@@ -99,7 +99,7 @@ int main(void)
     stage.input = (pld_pipe_tensor){{WIDTH}, PLD_F32, rank > 0}; /* 0: nothing comes in */
     stage.output = (pld_pipe_tensor){{WIDTH}, PLD_F32, !last};
     CHECK(pld_pipe_create(mesh, schedule, &stage, &pipe));
-    if (rank == 0 && pld_schedule_format(schedule, text, sizeof(text)) < sizeof(text))
+    if (last && pld_schedule_format(schedule, text, sizeof(text)) < sizeof(text))
         printf("%s", text); /* a line for each rank; 2F0: stage 2, forward of microbatch 0 */
     for (step = 0; step <= STEPS; step++) {
         loss = 0;
