@@ -249,10 +249,11 @@ static void print_tensor(const struct table *table, const pld_snapshot_tensor *t
     putchar('\n');
 }
 
-/* A name longer than what the other columns leave gets a line of its own. */
+/* A name longer than what the other columns leave gets a line of its own.  The last one has room
+ * for what AdamW keeps of a half-precision tensor: exp_avg exp_avg_sq master. */
 static void measure(const pld_snapshot *snapshot, struct table *table)
 {
-    enum { DTYPE = 5, SIZE = 10, SLOTS = 20 };
+    enum { DTYPE = 5, SIZE = 10, SLOTS = 25 };
     char shape[SHAPE_TEXT];
     int most;
 

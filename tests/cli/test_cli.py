@@ -20,7 +20,8 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from tap import done, equal, mpirun, ok, run, skip
 
-launcher, tool, odd = sys.argv[1:]
+launcher = sys.argv[1]
+tool, odd = (os.path.abspath(path) for path in sys.argv[2:])
 UUID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -133,16 +134,30 @@ written by  polder VERSION, format 1, codec raw
 uuid        UUID
 
 numbers and texts
-  loss    2.25
-  größe   line?break ?[31mred é
+  loss   2.25
+  größe  line?break ?[31mred é
 
 state
-  rng     3 bytes
+  rng         3 bytes
+  optim/step  8 bytes
 
 shards        size  host  file
      0  SIZE  HOST  s-UUID-00000.h5
      1  SIZE  HOST  s-UUID-00001.h5
 
+tensors                  dtype  shape          stored  slots
+  a.name.that.is.so.long.that.no.table.of.eighty.columns.has.room.for.it
+                         f64    7                56 B  exp_avg exp_avg_sq
+  brain                  bf16   64              128 B  exp_avg exp_avg_sq master
+  cube                   f32    3 x 5 x 7       420 B  exp_avg exp_avg_sq
+  embedding              f32    1000 x 64   250.0 KiB  exp_avg exp_avg_sq
+  half                   f16    64              128 B  exp_avg exp_avg_sq master
+
+on disk
+  values             5 tensors   250.7 KiB for 250.7 KiB of data
+  exp_avg            5 tensors   251.0 KiB for 251.0 KiB of data
+  exp_avg_sq         5 tensors   251.0 KiB for 251.0 KiB of data
+  master             2 tensors       512 B for 512 B of data
 """
 
 
@@ -161,8 +176,9 @@ def texts(work):
         equal(masked(got.stdout, run_path), RUN_TEXT.replace("complete", "verified"),
               f"inspect {options[0]} RUN")
     ok("state       verified\n" in polder("inspect", last, "--verify").stdout, "options may follow")
-    equal(polder("inspect", "raw/step-00000012/../../raw/step-00000012/", cwd=work).stdout
-          .splitlines()[1:], polder("inspect", last).stdout.splitlines()[1:], "any form of the path")
+    got = polder("inspect", "raw/step-00000012/../../raw/step-00000012/", cwd=work)
+    equal(got.stdout.splitlines()[1:], polder("inspect", last).stdout.splitlines()[1:],
+          "any form of the path")
     shutil.copytree(last, work / "best")
     ok("step        12\n" in polder("inspect", work / "best").stdout, "under another name")
     equal(polder("inspect", work / "zstd").returncode, 0, "a compressed run")
@@ -349,7 +365,8 @@ def output(work):
         return
     for text, want, extra in (("a terminal", True, {}), ("NO_COLOR", False, {"NO_COLOR": "1"}),
                               ("a dumb terminal", False, {"TERM": "dumb"})):
-        shown = terminal(tool, "inspect", work / "raw", **{"TERM": "xterm", "NO_COLOR": "", **extra})
+        variables = {"TERM": "xterm", "NO_COLOR": "", **extra}
+        shown = terminal(tool, "inspect", work / "raw", **variables)
         ok("step-00000012" in shown and ("\033[" in shown) == want, f"colours: {text}: {want}")
 
 
