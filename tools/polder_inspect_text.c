@@ -249,11 +249,25 @@ static void print_tensor(const struct table *table, const pld_snapshot_tensor *t
     putchar('\n');
 }
 
-/* A name longer than what the other columns leave gets a line of its own.  The last one has room
- * for what AdamW keeps of a half-precision tensor: exp_avg exp_avg_sq master. */
+/* Columns of the longest list of slots; `table` is sorted. */
+static int slots_width(const struct table *table)
+{
+    int most = (int)strlen("slots"), width = 0;
+
+    for (size_t i = 0; i < table->count; i++) {
+        if (i == 0 || strcmp(table->sorted[i]->name, table->sorted[i - 1]->name) != 0)
+            width = -1; /* one gap less than there are slots */
+        if (table->sorted[i]->slot[0] != '\0')
+            width += 1 + text_columns(table->sorted[i]->slot);
+        most = larger(most, width);
+    }
+    return most;
+}
+
+/* A name longer than what the other columns leave gets a line of its own. */
 static void measure(const pld_snapshot *snapshot, struct table *table)
 {
-    enum { DTYPE = 5, SIZE = 10, SLOTS = 25 };
+    enum { DTYPE = 5, SIZE = 10 };
     char shape[SHAPE_TEXT];
     int most;
 
@@ -267,7 +281,7 @@ static void measure(const pld_snapshot *snapshot, struct table *table)
         table->shape = larger(table->shape, (int)strlen(format_shape(t, shape)));
     }
     qsort(table->sorted, table->count, sizeof(*table->sorted), compare);
-    most = LINE - INDENT - DTYPE - SIZE - SLOTS - 4 * GAP - table->shape;
+    most = LINE - INDENT - DTYPE - SIZE - slots_width(table) - 4 * GAP - table->shape;
     if (table->name > most)
         table->name = larger(most, (int)strlen("tensors"));
 }
