@@ -78,11 +78,26 @@ static int add_file(struct ckpt_manifest *m, const char *path, const char *name)
 
 static int write_index(struct ckpt_manifest *m, const char *path)
 {
-    if (pldi_ckpt_point("index") != 0)
-        return pldi_ckpt_io_fail("write", path);
-    PLDI_TRY(pldi_ckpt_h5_index(path, m));
-    PLDI_TRY(pldi_ckpt_sync(path));
-    return add_file(m, path, CKPT_INDEX);
+    struct ckpt_file *f = &m->files[m->file_count];
+    const int memory = pldi_ckpt_memory(path);
+    int rc = memory < 0 ? PLD_ERR_IO : PLD_OK;
+    int fd;
+
+    if (rc == PLD_OK && pldi_ckpt_point("index") != 0)
+        rc = pldi_ckpt_io_fail("write", path);
+    if (rc == PLD_OK)
+        rc = pldi_ckpt_h5_index(memory, path, m);
+    if (rc == PLD_OK) {
+        fd = pldi_ckpt_create(path);
+        rc = fd < 0 ? PLD_ERR_IO : pldi_ckpt_copy_rest(memory, fd, path, NULL, &f->bytes, f->hash);
+        if (fd >= 0)
+            rc = pldi_ckpt_finish(fd, path, rc);
+    }
+    if (memory >= 0)
+        (void)close(memory);
+    f->name = CKPT_INDEX;
+    m->file_count += rc == PLD_OK;
+    return rc;
 }
 
 static int write_json(struct ckpt_manifest *m, const char *path)

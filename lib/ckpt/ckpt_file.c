@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -91,6 +92,34 @@ int pldi_ckpt_sync(const char *path)
     return rc < 0 ? pldi_ckpt_io_fail("flush", path) : PLD_OK;
 }
 
+int pldi_ckpt_memory(const char *path)
+{
+    const int fd = memfd_create("polder", MFD_CLOEXEC);
+
+    if (fd < 0)
+        (void)pldi_fail(PLD_ERR_IO, "no file in memory to prepare '%s' in: %s", path,
+                        strerror(errno));
+    return fd;
+}
+
+int pldi_ckpt_create(const char *path)
+{
+    const int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+
+    if (fd < 0)
+        (void)pldi_ckpt_io_fail("create", path);
+    return fd;
+}
+
+int pldi_ckpt_finish(int fd, const char *path, int code)
+{
+    if (code == PLD_OK && (pldi_ckpt_point("flush") != 0 || fsync(fd) != 0))
+        code = pldi_ckpt_io_fail("flush", path);
+    if (close(fd) != 0 && code == PLD_OK)
+        code = pldi_ckpt_io_fail("close", path);
+    return code;
+}
+
 int pldi_ckpt_write_file(const char *path, const void *data, size_t bytes)
 {
     const int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
@@ -100,11 +129,7 @@ int pldi_ckpt_write_file(const char *path, const void *data, size_t bytes)
         return pldi_ckpt_io_fail("create", path);
     if (pldi_ckpt_write_at(fd, data, bytes, 0) != 0)
         rc = pldi_ckpt_io_fail("write", path);
-    else if (fsync(fd) != 0)
-        rc = pldi_ckpt_io_fail("flush", path);
-    if (close(fd) != 0 && rc == PLD_OK)
-        rc = pldi_ckpt_io_fail("close", path);
-    return rc;
+    return pldi_ckpt_finish(fd, path, rc);
 }
 
 int64_t pldi_ckpt_file_bytes(const char *path)
@@ -159,19 +184,27 @@ int pldi_ckpt_read_file(const char *path, void **out, size_t *bytes)
     return rc;
 }
 
-/* Feed the bytes begin .. end-1, or up to the end of the file. */
-static int hash_range(int fd, struct pldi_hash128 *state, void *buffer, uint64_t begin,
-                      uint64_t end)
+/* A walk over parts of a file, which are hashed and, if `to` is one, copied there. */
+struct walk {
+    int from, to; /* descriptors; to -1: none */
+    struct pldi_hash128 *state;
+    void *buffer;
+};
+
+/* The bytes begin .. end-1, or up to the end of the file. */
+static int walk_range(struct walk *w, uint64_t begin, uint64_t end)
 {
     while (begin < end) {
         const size_t want = end - begin < READ_BYTES ? (size_t)(end - begin) : READ_BYTES;
-        const int64_t got = pldi_ckpt_read_at(fd, buffer, want, begin);
+        const int64_t got = pldi_ckpt_read_at(w->from, w->buffer, want, begin);
 
         if (got < 0)
             return -1;
         if (got == 0)
             break;
-        pldi_hash128_add(state, buffer, (size_t)got);
+        pldi_hash128_add(w->state, w->buffer, (size_t)got);
+        if (w->to >= 0 && pldi_ckpt_write_at(w->to, w->buffer, (size_t)got, begin) != 0)
+            return -1;
         begin += (uint64_t)got;
     }
     return 0;
@@ -211,62 +244,80 @@ static struct span *list_spans(const struct ckpt_manifest *m, uint32_t which, si
     return spans;
 }
 
-static int hash_outside(int fd, const struct span *spans, size_t count,
-                        unsigned char hash[CKPT_HASH_BYTES])
+static int walk_outside(struct walk *w, const struct span *spans, size_t count)
 {
-    struct pldi_hash128 *state = pldi_hash128_new();
-    void *buffer = pldi_alloc(READ_BYTES, 1, "a piece of a file");
     uint64_t at = 0;
-    int rc = state == NULL || buffer == NULL ? PLD_ERR_NOMEM : PLD_OK;
 
-    for (size_t i = 0; rc == PLD_OK && i < count; i++) {
-        if (hash_range(fd, state, buffer, at, spans[i].begin) < 0)
-            rc = PLD_ERR_IO;
+    for (size_t i = 0; i < count; i++) {
+        if (walk_range(w, at, spans[i].begin) < 0)
+            return -1;
         at = at > spans[i].end ? at : spans[i].end;
     }
-    if (rc == PLD_OK && hash_range(fd, state, buffer, at, UINT64_MAX >> 1) < 0)
-        rc = PLD_ERR_IO;
+    return walk_range(w, at, INT64_MAX);
+}
+
+/* All outside the blocks of shard `which`; m NULL: all. */
+static int walk_file(struct walk *w, const struct ckpt_manifest *m, uint32_t which,
+                     unsigned char hash[CKPT_HASH_BYTES])
+{
+    struct span *spans = NULL;
+    size_t count = 0;
+    int rc = PLD_ERR_NOMEM;
+
+    if (m != NULL)
+        spans = list_spans(m, which, &count);
+    w->state = pldi_hash128_new();
+    w->buffer = pldi_alloc(READ_BYTES, 1, "a piece of a file");
+    if (w->state != NULL && w->buffer != NULL && (m == NULL || spans != NULL))
+        rc = walk_outside(w, spans, count) < 0 ? PLD_ERR_IO : PLD_OK;
     if (rc == PLD_OK)
-        pldi_hash128_digest(state, hash);
-    pldi_hash128_free(state);
-    pldi_free(buffer);
+        pldi_hash128_digest(w->state, hash);
+    pldi_hash128_free(w->state);
+    pldi_free(w->buffer);
+    pldi_free(spans);
     return rc;
 }
 
-static int hash_file_outside(const char *path, const struct span *spans, size_t count,
-                             uint64_t *bytes, unsigned char hash[CKPT_HASH_BYTES])
+int pldi_ckpt_copy_rest(int from, int to, const char *path, const struct ckpt_manifest *m,
+                        uint64_t *bytes, unsigned char hash[CKPT_HASH_BYTES])
 {
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct walk w = {.from = from, .to = to};
     struct stat about;
-    int rc;
 
-    if (fd < 0)
-        return pldi_ckpt_io_fail("open", path);
-    rc = hash_outside(fd, spans, count, hash);
-    if (rc == PLD_ERR_IO || (rc == PLD_OK && fstat(fd, &about) != 0))
-        rc = pldi_ckpt_io_fail("read", path);
-    if (rc == PLD_OK)
-        *bytes = (uint64_t)about.st_size;
-    (void)close(fd);
-    return rc;
-}
-
-int pldi_ckpt_hash_file(const char *path, uint64_t *bytes, unsigned char hash[CKPT_HASH_BYTES])
-{
-    return hash_file_outside(path, NULL, 0, bytes, hash);
+    if (fstat(from, &about) != 0 || ftruncate(to, about.st_size) != 0)
+        return pldi_ckpt_io_fail("write", path);
+    *bytes = (uint64_t)about.st_size;
+    switch (walk_file(&w, m, 0, hash)) {
+    case PLD_OK:
+        return PLD_OK;
+    case PLD_ERR_NOMEM:
+        return PLD_ERR_NOMEM;
+    default:
+        return pldi_ckpt_io_fail("write", path);
+    }
 }
 
 int pldi_ckpt_hash_rest(const char *path, const struct ckpt_manifest *m, uint32_t which,
                         uint64_t *bytes, unsigned char hash[CKPT_HASH_BYTES])
 {
-    size_t count = 0;
-    struct span *spans = list_spans(m, which, &count);
-    int rc = PLD_ERR_NOMEM;
+    struct walk w = {.from = open(path, O_RDONLY | O_CLOEXEC), .to = -1};
+    struct stat about;
+    int rc;
 
-    if (spans != NULL)
-        rc = hash_file_outside(path, spans, count, bytes, hash);
-    pldi_free(spans);
+    if (w.from < 0)
+        return pldi_ckpt_io_fail("open", path);
+    rc = walk_file(&w, m, which, hash);
+    if (rc == PLD_ERR_IO || (rc == PLD_OK && fstat(w.from, &about) != 0))
+        rc = pldi_ckpt_io_fail("read", path);
+    if (rc == PLD_OK)
+        *bytes = (uint64_t)about.st_size;
+    (void)close(w.from);
     return rc;
+}
+
+int pldi_ckpt_hash_file(const char *path, uint64_t *bytes, unsigned char hash[CKPT_HASH_BYTES])
+{
+    return pldi_ckpt_hash_rest(path, NULL, 0, bytes, hash);
 }
 
 int pldi_ckpt_rename(const char *from, const char *to)

@@ -67,6 +67,22 @@ int pldi_ckpt_hash_file(const char *path, uint64_t *bytes, unsigned char hash[CK
 int pldi_ckpt_hash_rest(const char *path, const struct ckpt_manifest *m, uint32_t which,
                         uint64_t *bytes, unsigned char hash[CKPT_HASH_BYTES]);
 
+/** A file in memory, for `path`; -1: there is none, sentence set. */
+int pldi_ckpt_memory(const char *path);
+
+/** Make a file that must not be there, open for writing; -1: sentence set. */
+int pldi_ckpt_create(const char *path);
+
+/**
+ * Copy what no block covers from one file to the other, which gets the size of the
+ * first, and hash it as above.  `m` NULL: all of it.
+ */
+int pldi_ckpt_copy_rest(int from, int to, const char *path, const struct ckpt_manifest *m,
+                        uint64_t *bytes, unsigned char hash[CKPT_HASH_BYTES]);
+
+/** Flush and close; after an error, `code`, only close.  Returns code, or IO. */
+int pldi_ckpt_finish(int fd, const char *path, int code);
+
 /** Rename, and give the reason if that fails. */
 int pldi_ckpt_rename(const char *from, const char *to);
 

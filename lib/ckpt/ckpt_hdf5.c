@@ -3,12 +3,9 @@
 
 #include "ckpt/ckpt_hdf5_impl.h"
 
-#include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/base_err.h"
 
@@ -19,17 +16,11 @@
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char reason[256];
 
-/* The innermost entry tells what happened; the file driver's has an errno in its text. */
+/* The innermost entry tells what happened. */
 static herr_t take_reason(unsigned n, const H5E_error2_t *e, void *context)
 {
-    const char *number = e->desc == NULL ? NULL : strstr(e->desc, "errno = ");
-
     (void)context;
-    if (n > 0 || e->desc == NULL || reason[0] != '\0')
-        return 0;
-    if (number != NULL)
-        (void)snprintf(reason, sizeof(reason), "%s", strerror(atoi(number + strlen("errno = "))));
-    else
+    if (n == 0 && e->desc != NULL && reason[0] == '\0')
         (void)snprintf(reason, sizeof(reason), "%s (libhdf5)", e->desc);
     return 0;
 }
@@ -71,41 +62,31 @@ int pldi_ckpt_h5_fail(const char *verb, const char *path)
 /*
  * The oldest format throughout: any reader of the last twenty years opens it.
  * Metadata come in pieces large enough to lie together, large data sets begin at
- * a page.  Locks of libhdf5's own fail on parallel file systems, and nobody else
- * knows the file yet.
+ * a page.
  */
-hid_t pldi_ckpt_h5_create(const char *path, uint64_t sets)
+hid_t pldi_ckpt_h5_create(int memory, uint64_t sets)
 {
     const hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     const uint64_t metadata = 1024 * (sets < 4096 ? sets + 1 : 4096);
+    hid_t driver = -1;
     hid_t file = -1;
-    int good;
 
-    good = access >= 0 && H5Pset_libver_bounds(access, H5F_LIBVER_EARLIEST, H5F_LIBVER_V110) >= 0 &&
-           H5Pset_fclose_degree(access, H5F_CLOSE_STRONG) >= 0 &&
-           H5Pset_alignment(access, 65536, 4096) >= 0 &&
-           H5Pset_meta_block_size(access, metadata) >= 0;
-#if H5_VERSION_GE(1, 10, 7)
-    good = good && H5Pset_file_locking(access, 0, 1) >= 0;
-#endif
-    if (good)
-        file = H5Fcreate(path, H5F_ACC_EXCL, H5P_DEFAULT, access);
+    if (access >= 0 && H5Pset_libver_bounds(access, H5F_LIBVER_EARLIEST, H5F_LIBVER_V110) >= 0 &&
+        H5Pset_fclose_degree(access, H5F_CLOSE_STRONG) >= 0 &&
+        H5Pset_alignment(access, 65536, 4096) >= 0 && H5Pset_meta_block_size(access, metadata) >= 0)
+        driver = pldi_ckpt_h5_driver(access, memory);
+    if (driver >= 0)
+        file = H5Fcreate("polder", H5F_ACC_TRUNC, H5P_DEFAULT, access);
     if (access >= 0)
         (void)H5Pclose(access);
+    /* The file holds it as long as it is open. */
+    if (driver >= 0)
+        (void)H5FDunregister(driver);
     return file;
 }
 
-/*
- * Closing a file that cannot be flushed leaves libhdf5 with a stale id that it
- * stumbles over when the program ends.  So the flush comes first, and if it fails
- * the file is emptied: what is left to write then is small and has room.
- */
 int pldi_ckpt_h5_close(hid_t file, const char *path, int code)
 {
-    if (code == PLD_OK && H5Fflush(file, H5F_SCOPE_GLOBAL) < 0)
-        code = pldi_ckpt_h5_fail("write", path);
-    if (code < 0)
-        (void)!truncate(path, 0);
     if (H5Fclose(file) < 0 && code == PLD_OK)
         code = pldi_ckpt_h5_fail("close", path);
     return code;

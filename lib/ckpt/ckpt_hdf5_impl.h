@@ -7,6 +7,7 @@
 
 #include <hdf5.h>
 
+#include "ckpt/ckpt_file.h"
 #include "ckpt/ckpt_hdf5.h"
 
 enum { CKPT_H5_ZSTD = 32015, CKPT_H5_PATH = 3 * PLD_MAX_NAME + 64 };
@@ -24,11 +25,14 @@ void pldi_ckpt_h5_leave(const struct ckpt_h5_guard *guard);
 /** PLD_ERR_IO: "cannot <verb> '<path>': <reason>", the reason from libhdf5's error stack. */
 int pldi_ckpt_h5_fail(const char *verb, const char *path);
 
-/** Create a file for up to `sets` data sets; negative: error, no sentence. */
-hid_t pldi_ckpt_h5_create(const char *path, uint64_t sets);
+/** Create a file in memory for up to `sets` data sets; negative: error, no sentence. */
+hid_t pldi_ckpt_h5_create(int memory, uint64_t sets);
 
-/** Flush and close; code < 0 or a failed flush: the file is emptied first, so that
- *  closing cannot fail for want of space.  Returns code, or IO. */
+/** Let files that `access` opens lie in `memory`.  The driver, to be unregistered; negative:
+ *  error. */
+hid_t pldi_ckpt_h5_driver(hid_t access, int memory);
+
+/** Close, also after an error.  Returns code, or IO. */
 int pldi_ckpt_h5_close(hid_t file, const char *path, int code);
 
 /** The type of a tensor's elements in files; close it. */

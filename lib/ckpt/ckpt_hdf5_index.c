@@ -154,14 +154,14 @@ static int fill_index(hid_t file, const char *path, const struct ckpt_manifest *
     return PLD_OK;
 }
 
-int pldi_ckpt_h5_index(const char *path, const struct ckpt_manifest *m)
+int pldi_ckpt_h5_index(int memory, const char *path, const struct ckpt_manifest *m)
 {
     struct ckpt_h5_guard guard;
     hid_t file;
     int rc;
 
     pldi_ckpt_h5_enter(&guard);
-    file = pldi_ckpt_h5_create(path, m->tensor_count);
+    file = pldi_ckpt_h5_create(memory, m->tensor_count);
     if (file < 0)
         rc = pldi_ckpt_h5_fail("create", path);
     else

@@ -3,6 +3,8 @@
 
 #include "ckpt/ckpt_hdf5_impl.h"
 
+#include <fcntl.h>
+
 #include "base/base_err.h"
 #include "base/base_mem.h"
 
@@ -10,6 +12,7 @@
 struct ckpt_h5 {
     struct ckpt_manifest *part;
     char *path;
+    int memory;
     hid_t file;
     hid_t set;
     const struct ckpt_box *box;
@@ -113,14 +116,14 @@ static int make_sets(hid_t file, const char *path, struct ckpt_manifest *part, i
     return PLD_OK;
 }
 
-int pldi_ckpt_h5_layout(const char *path, struct ckpt_manifest *part)
+int pldi_ckpt_h5_layout(int memory, const char *path, struct ckpt_manifest *part)
 {
     struct ckpt_h5_guard guard;
     hid_t file;
     int rc;
 
     pldi_ckpt_h5_enter(&guard);
-    file = pldi_ckpt_h5_create(path, part->box_count);
+    file = pldi_ckpt_h5_create(memory, part->box_count);
     if (file < 0)
         rc = pldi_ckpt_h5_fail("create", path);
     else
@@ -135,7 +138,7 @@ static int begin(const char *path, struct ckpt_h5 *h)
     int rc;
 
     pldi_ckpt_h5_enter(&guard);
-    h->file = pldi_ckpt_h5_create(path, h->part->box_count);
+    h->file = pldi_ckpt_h5_create(h->memory, h->part->box_count);
     if (h->file < 0) {
         rc = pldi_ckpt_h5_fail("create", path);
     } else {
@@ -147,14 +150,16 @@ static int begin(const char *path, struct ckpt_h5 *h)
     return rc;
 }
 
-int pldi_ckpt_h5_begin(const char *path, struct ckpt_manifest *part, struct ckpt_h5 **out)
+int pldi_ckpt_h5_begin(int memory, const char *path, struct ckpt_manifest *part,
+                       struct ckpt_h5 **out)
 {
     struct ckpt_h5 *h = pldi_alloc(1, sizeof(*h), "a shard");
     int rc = PLD_ERR_NOMEM;
 
     if (h == NULL)
         return PLD_ERR_NOMEM;
-    *h = (struct ckpt_h5){.part = part, .path = pldi_strdup(path), .file = -1, .set = -1};
+    *h = (struct ckpt_h5){
+        .part = part, .memory = memory, .path = pldi_strdup(path), .file = -1, .set = -1};
     if (h->path != NULL)
         rc = begin(path, h);
     if (rc < 0) {
@@ -207,6 +212,9 @@ static int put_chunk(struct ckpt_h5 *h, const struct ckpt_box *b, uint64_t index
         H5Dget_chunk_info_by_coord(h->set, place, &mask, &at, &bytes) < 0 || at == HADDR_UNDEF)
         return -1;
     block->offset = at;
+    /* Where holes cannot be punched the shard takes memory until it is written, no more. */
+    (void)fallocate(h->memory, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at,
+                    (off_t)block->bytes);
     return 0;
 }
 

@@ -2,13 +2,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * One rank's shard.  Raw: libhdf5 lays the file out and closes it, then the data go
- * straight from the tensors to their places.  Compressed: threads compress block
- * after block into a ring of buffers, and the calling thread, the only one that
- * enters libhdf5, takes them out in order.
+ * One rank's shard.  Raw: libhdf5 lays the file out, then the data go straight from
+ * the tensors to their places.  Compressed: threads compress block after block into
+ * a ring of buffers, and the calling thread, the only one that enters libhdf5, takes
+ * them out in order, has each given a place and writes it there.  Either way what
+ * libhdf5 has made around the data is copied last.
  */
 
-#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <unistd.h>
@@ -55,28 +55,12 @@ static int write_box(struct ckpt_share *s, const struct ckpt_box *b, int fd, con
     return PLD_OK;
 }
 
-static int fill_raw(struct ckpt_share *s, const char *path)
+static int write_raw(struct ckpt_share *s, int memory, int fd, const char *path)
 {
-    const int fd = open(path, O_WRONLY | O_CLOEXEC);
-    int rc = PLD_OK;
-
-    if (fd < 0)
-        return pldi_ckpt_io_fail("open", path);
-    for (uint64_t b = 0; rc == PLD_OK && b < s->part.box_count; b++)
-        rc = write_box(s, &s->part.boxes[b], fd, path);
-    if (rc == PLD_OK && (pldi_ckpt_point("flush") != 0 || fsync(fd) != 0))
-        rc = pldi_ckpt_io_fail("flush", path);
-    if (close(fd) != 0 && rc == PLD_OK)
-        rc = pldi_ckpt_io_fail("close", path);
-    return rc;
-}
-
-static int write_raw(struct ckpt_share *s, const char *path)
-{
-    if (pldi_ckpt_point("layout") != 0)
-        return pldi_ckpt_io_fail("create", path);
-    PLDI_TRY(pldi_ckpt_h5_layout(path, &s->part));
-    return fill_raw(s, path);
+    PLDI_TRY(pldi_ckpt_h5_layout(memory, path, &s->part));
+    for (uint64_t b = 0; b < s->part.box_count; b++)
+        PLDI_TRY(write_box(s, &s->part.boxes[b], fd, path));
+    return PLD_OK;
 }
 
 struct slot {
@@ -88,6 +72,8 @@ struct slot {
 struct press {
     struct ckpt_share *share;
     struct ckpt_h5 *h5;
+    const char *path;
+    int memory, fd;
     size_t full; /* bytes of the largest block */
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -175,21 +161,29 @@ static void finish(struct press *p, uint64_t job, int stop)
     (void)pthread_mutex_unlock(&p->lock);
 }
 
+static int write_chunk(struct press *p, uint64_t job)
+{
+    const struct ckpt_box *b = box_of_block(&p->share->part, job);
+    const struct ckpt_block *block = &p->share->part.blocks[job];
+    const void *bytes = p->slots[job % p->slot_count].bytes;
+
+    PLDI_TRY(pldi_ckpt_h5_chunk(p->h5, b, job - b->first_block, bytes));
+    if (pldi_ckpt_point("data") != 0 ||
+        pldi_ckpt_write_at(p->fd, bytes, block->bytes, block->offset) != 0)
+        return pldi_ckpt_io_fail("write", p->path);
+    (void)sync_file_range(p->fd, (off64_t)block->offset, (off64_t)block->bytes,
+                          SYNC_FILE_RANGE_WRITE);
+    return PLD_OK;
+}
+
 static int write_chunks(struct press *p, struct ckpt_coder *coder)
 {
-    const struct ckpt_manifest *m = &p->share->part;
     int rc = PLD_OK;
 
-    for (uint64_t job = 0; rc == PLD_OK && job < m->block_count; job++) {
-        const struct ckpt_box *b = box_of_block(m, job);
-
+    for (uint64_t job = 0; rc == PLD_OK && job < p->share->part.block_count; job++) {
         if (wait_or_take(p, job))
             compress(p, coder, job);
-        if (pldi_ckpt_point("data") != 0)
-            rc = pldi_ckpt_io_fail("write", "a shard");
-        else
-            rc = pldi_ckpt_h5_chunk(p->h5, b, job - b->first_block,
-                                    p->slots[job % p->slot_count].bytes);
+        rc = write_chunk(p, job);
         finish(p, job, rc < 0);
     }
     return rc;
@@ -235,12 +229,12 @@ static int press_alloc(struct press *p, int threads)
     return p->slots == NULL ? PLD_ERR_NOMEM : PLD_OK;
 }
 
-static int press_run(struct press *p, const char *path, int threads)
+static int press_run(struct press *p, int threads)
 {
     int rc = press_alloc(p, threads);
 
     if (rc == PLD_OK)
-        rc = pldi_ckpt_h5_begin(path, &p->share->part, &p->h5);
+        rc = pldi_ckpt_h5_begin(p->memory, p->path, &p->share->part, &p->h5);
     if (rc == PLD_OK) {
         rc = pldi_ckpt_parallel(threads, press_work, p);
         rc = pldi_ckpt_h5_end(&p->h5, rc);
@@ -251,38 +245,49 @@ static int press_run(struct press *p, const char *path, int threads)
     return rc;
 }
 
-static int write_compressed(const pld_ckpt *c, struct ckpt_share *s, const char *path)
+static int write_compressed(const pld_ckpt *c, struct ckpt_share *s, int memory, int fd,
+                            const char *path)
 {
-    struct press p = {.share = s};
+    struct press p = {.share = s, .path = path, .memory = memory, .fd = fd};
     int rc;
 
-    if (pldi_ckpt_point("layout") != 0)
-        return pldi_ckpt_io_fail("create", path);
     if (pthread_mutex_init(&p.lock, NULL) != 0)
         return pldi_fail(PLD_ERR_NOMEM, "no memory for a lock");
     if (pthread_cond_init(&p.changed, NULL) == 0) {
         /* The calling thread mostly waits for the others or the file. */
-        rc = press_run(&p, path, c->threads + 1);
+        rc = press_run(&p, c->threads + 1);
         (void)pthread_cond_destroy(&p.changed);
     } else {
         rc = pldi_fail(PLD_ERR_NOMEM, "no memory for a condition");
     }
     (void)pthread_mutex_destroy(&p.lock);
-    if (rc == PLD_OK && pldi_ckpt_point("flush") != 0)
-        rc = pldi_ckpt_io_fail("flush", path);
-    return rc < 0 ? rc : pldi_ckpt_sync(path);
+    return rc;
+}
+
+static int fill(const pld_ckpt *c, struct ckpt_share *s, int memory, int fd, const char *path)
+{
+    struct ckpt_shard *shard = s->part.shards;
+
+    if (c->opts.codec == PLD_CKPT_ZSTD)
+        PLDI_TRY(write_compressed(c, s, memory, fd, path));
+    else
+        PLDI_TRY(write_raw(s, memory, fd, path));
+    return pldi_ckpt_copy_rest(memory, fd, path, &s->part, &shard->bytes, shard->rest);
 }
 
 int pldi_ckpt_write_shard(const pld_ckpt *c, struct ckpt_share *share, const char *path)
 {
-    struct ckpt_shard *shard = share->part.shards;
-    uint64_t bytes;
+    const int memory = pldi_ckpt_memory(path);
+    int rc = PLD_ERR_IO;
+    int fd = -1;
 
-    if (c->opts.codec == PLD_CKPT_ZSTD)
-        PLDI_TRY(write_compressed(c, share, path));
-    else
-        PLDI_TRY(write_raw(share, path));
-    PLDI_TRY(pldi_ckpt_hash_rest(path, &share->part, 0, &bytes, shard->rest));
-    shard->bytes = bytes;
-    return PLD_OK;
+    if (memory >= 0 && pldi_ckpt_point("layout") != 0)
+        rc = pldi_ckpt_io_fail("create", path);
+    else if (memory >= 0)
+        fd = pldi_ckpt_create(path);
+    if (fd >= 0)
+        rc = pldi_ckpt_finish(fd, path, fill(c, share, memory, fd, path));
+    if (memory >= 0)
+        (void)close(memory);
+    return rc;
 }

@@ -321,8 +321,8 @@ static void test_damage(pld_ckpt_codec codec)
         c = call_of(directory, -1);
         c.which = "latest";
         c.code = cases[i].seen ? 0 : PLD_ERR_CORRUPT;
-        ok(run(&c) == 0 && (!cases[i].seen || c.got_step == 1), "latest: step %d, %s",
-           (int)c.got_step, c.text);
+        ok(run(&c) == 0 && (!cases[i].seen || c.got_step == 1), "latest: %s",
+           cases[i].seen ? "the one before" : c.text);
         model_remove(directory);
     }
 }
@@ -441,7 +441,7 @@ static void kill_at(const char *point, int after, int same_step, int no_exchange
     struct which w = {.salts = {21, 22}};
     char directory[256];
     struct call c;
-    int died;
+    int died, good;
 
     w.directory = in_model_dir("kill", directory);
     model_remove(directory);
@@ -451,8 +451,8 @@ static void kill_at(const char *point, int after, int same_step, int no_exchange
     c.salt = 21;
     ok(run(&c) == 0, "saved");
     died = killed(directory, point, after, no_exchange, same_step ? 1 : 2, 22, codec);
-    ok(inproc_run(1, do_which, &w) == 0 && w.found >= (died ? 0 : 1),
-       "%s at %s+%d: salt %d of step %d loads", died ? "killed" : "passed", point, after,
+    good = inproc_run(1, do_which, &w) == 0 && w.found >= (died ? 0 : 1);
+    ok(good, "%s at %s+%d: salt %d of step %d loads", died ? "killed" : "passed", point, after,
        21 + w.found, (int)w.step);
     ok(entries_in(directory, ".part-") + entries_in(directory, ".old-") +
                entries_in(directory, ".trash-") ==
@@ -518,30 +518,61 @@ static int do_nowhere(pld_runtime *rt, void *context)
     return 0;
 }
 
+/* A save on a full disk in a process that ends; libhdf5 has its last word on exit. */
+static int fill_disk(const char *directory, pld_ckpt_codec codec)
+{
+    const pid_t child = fork();
+    int status = -1;
+
+    if (child == 0) {
+        struct call c = call_of(directory, 1);
+        char path[256];
+        const int fd = open(in_model_dir("stderr", path), O_WRONLY | O_CREAT | O_TRUNC, 0666);
+
+        c.codec = codec;
+        c.code = PLD_ERR_IO;
+        c.words = strerror(ENOSPC);
+        if (fd < 0 || dup2(fd, 2) < 0)
+            _exit(2);
+        status = run(&c);
+        printf("# %s\n", c.text);
+        exit(status == 0 ? 0 : 1);
+    }
+    (void)waitpid(child, &status, 0);
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
 /* A full disk, for real: a file system of a few MB, if this process may mount one. */
 static void test_full_disk(pld_ckpt_codec codec)
 {
-    char directory[256];
-    struct call c;
+    static const char *const sizes[] = {"size=4m", "size=1m", "size=100k", "size=20k"};
+    char directory[256], path[256];
+    struct stat about;
 
     (void)in_model_dir("small", directory);
-    if (mkdir(directory, 0777) != 0 || mount("none", directory, "tmpfs", 0, codec == PLD_CKPT_RAW ? "size=4m" : "size=1m") != 0) {
-        ok(1, "full disk # SKIP cannot mount a tmpfs");
-        return;
+    for (int i = codec == PLD_CKPT_ZSTD; i < 4; i++) {
+        if (mkdir(directory, 0777) != 0 || mount("none", directory, "tmpfs", 0, sizes[i]) != 0) {
+            ok(1, "full disk # SKIP cannot mount a tmpfs");
+            return;
+        }
+        fflush(stdout);
+        ok(fill_disk(directory, codec), "a full disk, %s", sizes[i]);
+        ok(stat(in_model_dir("stderr", path), &about) == 0 && about.st_size == 0,
+           "nothing is printed");
+        ok(entries_in(directory, "step-") == 0 && entries_in(directory, ".part-") == 0,
+           "no remains");
+        ok(umount(directory) == 0 && rmdir(directory) == 0, "nor open files");
     }
-    c = call_of(directory, 1);
-    c.codec = codec;
-    c.code = PLD_ERR_IO;
-    c.words = strerror(ENOSPC);
-    ok(run(&c) == 0, "a full disk: %s", c.text);
-    ok(entries_in(directory, "step-") == 0 && entries_in(directory, ".part-") == 0, "no remains");
-    ok(umount(directory) == 0 && rmdir(directory) == 0, "no descriptor is left either");
 }
 
 int main(void)
 {
     if (!make_model_dir())
         return 1;
+        test_full_disk(PLD_CKPT_RAW);
+        test_full_disk(PLD_CKPT_ZSTD);
+        return tap_done();
+    }
     test_mismatch();
     test_refused();
     for (int codec = 0; codec < 2; codec++) {
