@@ -77,12 +77,13 @@ def check_h5py(h5py, step, tensors, what):
         right = sum(raw_bytes(f[t.path], SIZES[t.dtype]).tobytes() == t.bytes and
                     text(f[t.path].attrs["dtype"]) == t.dtype for t in tensors)
         ok(right == len(tensors), f"{what}: h5py finds {right} of {len(tensors)} in the index")
-        ok(f["meta"].attrs["loss"] == 1.25 and text(f["meta"].attrs["model"]) == "toy",
-           f"{what}: number and text")
+        meta = f["meta"].attrs
+        ok(meta["loss"] == 1.25 and text(meta["model"]) == "toy", f"{what}: number and text")
         ok(f["state/position"][:].tobytes() == numpy.arange(50, 54, dtype="<i8").tobytes() and
            f["params_state/optim~1step"][:].tobytes() == (5).to_bytes(8, "little"),
            f"{what}: states")
-        ok(f.attrs["step"][0] == 7 and text(f.attrs["mesh"]) == "dp=2,pp=2,tp=2", f"{what}: attributes")
+        ok(f.attrs["step"][0] == 7 and text(f.attrs["mesh"]) == "dp=2,pp=2,tp=2",
+           f"{what}: attributes")
         bf16 = f["/tensors/h.0.ln"][:]
         ok(bf16.dtype == numpy.float32 and 1 <= bf16.min() and bf16.max() < 2,
            f"{what}: bf16 as numbers")
