@@ -151,6 +151,14 @@ static int check(const struct gpt_stage_opts *o)
     return 0;
 }
 
+/* Size of the parts when `count` is cut into equal ones of at most `most`. */
+static int even_parts(int count, int most)
+{
+    const int parts = (count + most - 1) / most;
+
+    return (count + parts - 1) / parts;
+}
+
 static int build(struct gpt_stage *s, const struct gpt_stage_opts *opts, pld_params *params)
 {
     int rc;
@@ -161,7 +169,7 @@ static int build(struct gpt_stage *s, const struct gpt_stage_opts *opts, pld_par
     s->first = opts->stage == 0;
     s->last = opts->stage == opts->stages - 1;
     s->rows = (struct gpt_rows){opts->batch, opts->seq, opts->batch * opts->seq};
-    s->head_rows = s->rows.count < GPT_HEAD_ROWS ? s->rows.count : GPT_HEAD_ROWS;
+    s->head_rows = even_parts(s->rows.count, GPT_HEAD_ROWS);
     s->kernels = gpt_kernels();
     rc = gpt_config_split(&s->config, opts->seq, opts->stage, opts->stages, &s->first_layer,
                           &s->layer_count);

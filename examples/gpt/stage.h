@@ -9,8 +9,9 @@
 #include "model.h"
 #include "tensors.h"
 
-/** Rows that the head treats at once, and logits of each that stay in cache. */
-enum { GPT_HEAD_ROWS = 256, GPT_HEAD_COLS = 1024 };
+/** Most rows that the head treats at once (more reuse of the embedding matrix, more memory for
+ *  logits), and logits of each that are one block. */
+enum { GPT_HEAD_ROWS = 512, GPT_HEAD_COLS = 2048 };
 
 /** Queries that attention treats at once. */
 enum { GPT_QUERIES = 64 };

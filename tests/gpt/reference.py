@@ -32,7 +32,8 @@ class Var:
     def __add__(self, other):
         other = lift(other)
         return Var(self.value + other.value,
-                   ((self, lambda g: unbroadcast(g, self)), (other, lambda g: unbroadcast(g, other))))
+                   ((self, lambda g: unbroadcast(g, self)),
+                    (other, lambda g: unbroadcast(g, other))))
 
     def __mul__(self, other):
         other = lift(other)

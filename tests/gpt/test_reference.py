@@ -106,6 +106,6 @@ with tempfile.TemporaryDirectory() as name:
             1, 2, 13, [(1, 1), (3, 1)], -2.0)
     # More queries than one strip, more logits than one block, more rows than the head takes.
     compare(folder, "several blocks", {"max_seq": 150, "vocab": 2100, "padded_vocab": 2112,
-                                       "layers": 1}, 1, 2, 150, [(1, 1), (2, 1)], 0.01)
+                                       "layers": 1}, 1, 4, 150, [(1, 1), (2, 1)], 0.01)
 print(f"1..{count}")
 sys.exit(failed > 0)
