@@ -59,7 +59,7 @@ def finish(job, limit=120):
 
 
 def kill(job):
-    """SIGKILL to the launcher and all ranks: they have process groups of their own in its session."""
+    """SIGKILL to the launcher and all ranks, which have process groups of their own."""
     subprocess.run(["pkill", "-KILL", "-s", str(job.pid)], check=False)
     try:
         os.kill(job.pid, signal.SIGKILL)

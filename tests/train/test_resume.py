@@ -71,7 +71,7 @@ def by_path():
                                         "dp=2", "--ckpt", job.folder / "fork", "--resume",
                                         RUN / "step-00000005"))
     job.ok(code == 0 and "resumed after step 5" in out, "a save is resumed by its path")
-    job.ok((job.folder / "fork" / "step-00000012").exists(), "and the new run saves in its own place")
+    job.ok((job.folder / "fork" / "step-00000012").exists(), "and the run saves in its own place")
 
 
 def nothing_left():
