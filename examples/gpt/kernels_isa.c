@@ -192,13 +192,22 @@ static void gelu_backward(float *restrict d, float *restrict out, const float *r
     }
 }
 
+/* Compilers do not agree on a reduction of maxima: the lanes are spelt out. */
 static inline float row_maximum(const float *x, size_t n)
 {
-    float most = -INFINITY;
+    enum { LANES = 16 };
+    float lane[LANES], most = -INFINITY;
+    size_t j = 0;
 
-#pragma omp simd reduction(max : most)
-    for (size_t j = 0; j < n; j++)
+    for (int l = 0; l < LANES; l++)
+        lane[l] = -INFINITY;
+    for (; j + LANES <= n; j += LANES)
+        for (int l = 0; l < LANES; l++)
+            lane[l] = x[j + (size_t)l] > lane[l] ? x[j + (size_t)l] : lane[l];
+    for (; j < n; j++)
         most = x[j] > most ? x[j] : most;
+    for (int l = 0; l < LANES; l++)
+        most = lane[l] > most ? lane[l] : most;
     return most;
 }
 
