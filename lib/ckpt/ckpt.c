@@ -35,20 +35,37 @@ static int read_opts(pld_mesh *mesh, const char *directory, const pld_ckpt_opts 
     return c->directory == NULL ? PLD_ERR_NOMEM : PLD_OK;
 }
 
+/* A directory that is new must be known to the one above it before anything relies on it. */
+static int make_durable(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    struct stat about;
+    char *parent;
+    int rc;
+
+    if (stat(path, &about) == 0 && S_ISDIR(about.st_mode))
+        return PLD_OK;
+    PLDI_TRY(pldi_ckpt_make_directory(path));
+    parent = slash == NULL ? pldi_strdup(".") : pldi_format("%.*s/", (int)(slash - path), path);
+    rc = parent == NULL ? PLD_ERR_NOMEM : pldi_ckpt_sync(parent);
+    pldi_free(parent);
+    return rc;
+}
+
 /* The directory and those above it. */
 static int make_directories(char *path)
 {
     for (char *p = path + 1; *p != '\0'; p++) {
-        struct stat about;
+        int rc;
 
         if (*p != '/')
             continue;
         *p = '\0';
-        if (stat(path, &about) != 0)
-            PLDI_TRY(pldi_ckpt_make_directory(path));
+        rc = make_durable(path);
         *p = '/';
+        PLDI_TRY(rc);
     }
-    return pldi_ckpt_make_directory(path);
+    return make_durable(path);
 }
 
 static int prepare_directory(const char *directory)

@@ -469,6 +469,8 @@ static int check_bytes(const char *path, const unsigned char *data, size_t bytes
                          "'%s' is of format %u, this polder reads up to %d", path, m->version,
                          CKPT_FORMAT);
     length = (struct ckpt_in){.at = data + 16, .end = data + 24};
+    if (m->step < 0)
+        return pldi_fail(PLD_ERR_CORRUPT, "'%s' is of step %lld", path, (long long)m->step);
     if (pldi_ckpt_get64(&length) != bytes)
         return pldi_fail(PLD_ERR_CORRUPT, "'%s' has %zu bytes, not as many as it says", path,
                          bytes);

@@ -6,6 +6,7 @@
 #include <polder/inspect.h>
 
 #include <errno.h>
+#include <hdf5.h>
 #include <sys/stat.h>
 
 #include "inproc/ckpt_model.h"
@@ -242,6 +243,55 @@ static void test_nothing_there(void)
     ok(pld_snapshot_open(path, &s) == PLD_ERR_NOTFOUND, "no checkpoint: %s", pld_last_error());
 }
 
+/* A checkpoint of nothing but counters. */
+static int do_states(pld_runtime *rt, void *context)
+{
+    char directory[256];
+    pld_mesh *mesh = NULL;
+    pld_ckpt *ckpt = NULL;
+    int64_t counter = 41, step = -1;
+
+    (void)context;
+    (void)in_model_dir("states", directory);
+    CHECK(rt, pld_mesh_create(rt, "dp=3", &mesh) == 0);
+    CHECK(rt, pld_ckpt_open(mesh, directory, NULL, &ckpt) == 0);
+    CHECK(rt, pld_ckpt_add_state(ckpt, "counter", &counter, sizeof(counter)) == 0);
+    CHECK(rt, pld_ckpt_save(ckpt, 3) == 0);
+    counter = 0;
+    CHECK(rt, pld_ckpt_load(ckpt, "latest", &step) == 0);
+    CHECK(rt, step == 3 && counter == 41);
+    pld_ckpt_destroy(&ckpt);
+    pld_mesh_destroy(&mesh);
+    return 0;
+}
+
+static herr_t own_printer(hid_t stack, void *context)
+{
+    (void)stack;
+    *(int *)context += 1;
+    return 0;
+}
+
+/* A program that uses HDF5 itself finds it as it was. */
+static void test_hdf5_state(void)
+{
+    H5E_auto2_t printer = NULL;
+    void *context = NULL;
+    char directory[256];
+    int printed = 0;
+
+    (void)in_model_dir("hdf5", directory);
+    ok(H5Eset_auto2(H5E_DEFAULT, own_printer, &printed) >= 0, "a program has its own printer");
+    for (int codec = 0; codec < 2; codec++)
+        ok(save(&layouts[1], directory, (pld_ckpt_opts){.codec = (pld_ckpt_codec)codec}, codec,
+                1) == 0,
+           "saved");
+    ok(H5Eget_auto2(H5E_DEFAULT, &printer, &context) >= 0 && printer == own_printer &&
+           context == &printed && printed == 0,
+       "it has it still, and saw nothing");
+    ok(H5Fget_obj_count(H5F_OBJ_ALL, H5F_OBJ_ALL) == 0, "no file or object is open");
+}
+
 int main(void)
 {
     if (!make_model_dir())
@@ -254,6 +304,8 @@ int main(void)
     test_retention();
     test_replace();
     test_nothing_there();
+    test_hdf5_state();
+    ok(inproc_run(3, do_states, NULL) == 0, "states without params");
     model_remove(model_dir);
     return tap_done();
 }

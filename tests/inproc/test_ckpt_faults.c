@@ -468,6 +468,8 @@ static void test_kill(void)
             if (same)
                 kill_at(points[p], 0, same, 1, PLD_CKPT_RAW);
         }
+    for (int after = 1; after < 5; after++) /* shards, index, JSON, manifest */
+        kill_at("flush", after, after % 2, 0, PLD_CKPT_RAW);
     for (int after = 1; after < 12; after += 5) {
         kill_at("data", after, 0, 0, PLD_CKPT_RAW);
         kill_at("data", after, 1, 0, PLD_CKPT_ZSTD);
