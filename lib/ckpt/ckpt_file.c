@@ -43,8 +43,11 @@ int pldi_ckpt_make_directory(const char *path)
 
     if (mkdir(path, 0777) == 0)
         return PLD_OK;
-    if (errno == EEXIST && stat(path, &about) == 0 && S_ISDIR(about.st_mode))
-        return PLD_OK;
+    if (errno == EEXIST) {
+        if (stat(path, &about) == 0 && S_ISDIR(about.st_mode))
+            return PLD_OK;
+        errno = ENOTDIR;
+    }
     return pldi_ckpt_io_fail("create directory", path);
 }
 
