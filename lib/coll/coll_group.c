@@ -8,8 +8,6 @@
 #include "coll/coll.h"
 #include "coll/coll_shm.h"
 
-enum { SLOT_BYTES = sizeof(struct pldi_opening) + PLDI_SMALL_BYTES };
-
 static void free_work(struct pldi_work *w)
 {
     pldi_free(w->out);
@@ -17,6 +15,8 @@ static void free_work(struct pldi_work *w)
     pldi_free(w->sends);
     pldi_free(w->recvs);
     pldi_free(w->sources);
+    pldi_free(w->theirs);
+    pldi_free(w->ours);
     for (int i = 0; i < PLDI_LANES; i++) {
         pldi_free(w->lanes[i].sends);
         pldi_free(w->lanes[i].recvs);
@@ -39,16 +39,20 @@ static int make_work(struct pldi_work *w, int size)
     const size_t n = (size_t)size;
     const size_t slots = size > PLDI_DIRECT_RANKS ? 1 : n;
 
+    _Static_assert(PLDI_SLOT_BYTES >= sizeof(struct pldi_digest), "a slot holds a digest");
     w->sources = pldi_alloc(n, sizeof(w->sources[0]), "reduction sources");
     if (w->sources == NULL)
         return PLD_ERR_NOMEM;
     if (size == 1)
         return PLD_OK;
-    w->out = pldi_alloc(slots, SLOT_BYTES, "openings");
-    w->in = pldi_alloc(slots, SLOT_BYTES, "openings");
+    w->out = pldi_alloc(slots, PLDI_SLOT_BYTES, "openings");
+    w->in = pldi_alloc(slots, PLDI_SLOT_BYTES, "openings");
     w->sends = pldi_alloc(n, sizeof(w->sends[0]), "transfers");
     w->recvs = pldi_alloc(n, sizeof(w->recvs[0]), "transfers");
-    if (w->out == NULL || w->in == NULL || w->sends == NULL || w->recvs == NULL)
+    w->theirs = pldi_alloc(n, sizeof(w->theirs[0]), "counts");
+    w->ours = pldi_alloc(n, sizeof(w->ours[0]), "counts");
+    if (w->out == NULL || w->in == NULL || w->sends == NULL || w->recvs == NULL ||
+        w->theirs == NULL || w->ours == NULL)
         return PLD_ERR_NOMEM;
     for (int i = 0; i < PLDI_LANES; i++)
         PLDI_TRY(make_lane(&w->lanes[i], n));
@@ -75,21 +79,20 @@ int pldi_group_create(struct pldi_engine *engine, struct pldi_transport *transpo
     return PLD_OK;
 }
 
-int pldi_work_reserve(pld_group *group, size_t chunk_bytes)
+int pldi_work_reserve(pld_group *group, size_t bytes)
 {
     struct pldi_work *w = &group->work;
 
-    if (w->chunk_bytes >= chunk_bytes)
+    if (w->scratch_bytes >= bytes)
         return PLD_OK;
+    w->scratch_bytes = 0;
     for (int i = 0; i < PLDI_LANES; i++) {
         pldi_free(w->lanes[i].scratch);
-        w->lanes[i].scratch = pldi_alloc((size_t)group->size, chunk_bytes, "reduction scratch");
-        if (w->lanes[i].scratch == NULL) {
-            w->chunk_bytes = 0;
+        w->lanes[i].scratch = pldi_alloc(1, bytes, "scratch");
+        if (w->lanes[i].scratch == NULL)
             return PLD_ERR_NOMEM;
-        }
     }
-    w->chunk_bytes = chunk_bytes;
+    w->scratch_bytes = bytes;
     return PLD_OK;
 }
 

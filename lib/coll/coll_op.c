@@ -13,6 +13,7 @@
 
 #include "base/base_err.h"
 #include "coll/coll.h"
+#include "coll/coll_shape.h"
 #include "coll/coll_shm.h"
 
 #include <stdio.h>
@@ -78,7 +79,7 @@ static void prepare(pld_request *op)
 {
     int rc;
 
-    if (op->code < 0 || pldi_small_bytes(op) != SIZE_MAX)
+    if (op->code < 0 || op->group->size == 1)
         return;
     rc = pldi_lane_plan(op);
     if (rc == PLD_OK)
@@ -118,10 +119,14 @@ static int step_collective(pld_request *op, int *moved)
             return rc;
         op->state = PLDI_OPENED;
     }
-    if (pldi_small_bytes(op) != SIZE_MAX) {
-        pldi_small_finish(op);
+    if (g->size == 1) {
+        pldi_lane_alone(op);
         return 1;
     }
+    if (op->state == PLDI_OPENED && g->size <= PLDI_DIRECT_RANKS)
+        pldi_small_finish(op);
+    if (op->chunks == 0)
+        return 1;
     rc = pldi_lane_step(op, moved);
     return rc < 0 ? break_group(g, rc) : rc;
 }
