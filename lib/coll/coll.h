@@ -170,7 +170,8 @@ struct pld_group {
     struct pldi_transport *transport;
     int rank, size;
     uint64_t sequence;
-    int broken; /**< the code that ended communication in this group */
+    size_t chunk_bytes; /**< of messages of large operations, for each peer; equal on all ranks */
+    int broken;         /**< the code that ended communication in this group */
     pld_request *first, *last;
     pld_request spare; /**< for calls that wait: they need no memory */
     struct pldi_work work;

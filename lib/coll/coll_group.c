@@ -8,6 +8,12 @@
 #include "coll/coll.h"
 #include "coll/coll_shm.h"
 
+enum {
+    MAX_CHUNK = 512 << 10,
+    MIN_CHUNK = 32 << 10,
+    ALL_CHUNKS = 1 << 20 /* of the peers of one lane together */
+};
+
 static void free_work(struct pldi_work *w)
 {
     pldi_free(w->out);
@@ -59,6 +65,13 @@ static int make_work(struct pldi_work *w, int size)
     return PLD_OK;
 }
 
+static size_t choose_chunk(int size)
+{
+    const size_t chunk = ALL_CHUNKS / (size_t)size / 64 * 64;
+
+    return chunk > MAX_CHUNK ? MAX_CHUNK : chunk < MIN_CHUNK ? MIN_CHUNK : chunk;
+}
+
 int pldi_group_create(struct pldi_engine *engine, struct pldi_transport *transport, pld_group **out)
 {
     pld_group *g = pldi_alloc(1, sizeof(*g), "a group");
@@ -71,6 +84,7 @@ int pldi_group_create(struct pldi_engine *engine, struct pldi_transport *transpo
     g->transport = transport;
     g->rank = transport->rank;
     g->size = transport->size;
+    g->chunk_bytes = choose_chunk(g->size);
     if (make_work(&g->work, g->size) < 0) {
         pld_group_destroy(&g);
         return PLD_ERR_NOMEM;

@@ -35,12 +35,7 @@
 
 enum { START, GATHER, SPREAD, END };
 
-enum {
-    MAX_CHUNK = 512 << 10,
-    MIN_CHUNK = 32 << 10,
-    ALL_CHUNKS = 1 << 20, /* of the peers of one lane together */
-    CHAIN_CHUNKS = 8      /* chunks per rank from which a chain beats a binomial tree */
-};
+enum { CHAIN_CHUNKS = 8 /* chunks per rank from which a chain beats a binomial tree */ };
 
 static size_t min_size(size_t a, size_t b)
 {
@@ -135,10 +130,9 @@ static int is_tree(const pld_request *op)
 int pldi_lane_plan(pld_request *op)
 {
     const size_t p = (size_t)op->group->size;
-    size_t chunk = ALL_CHUNKS / p / 64 * 64;
+    const size_t chunk = op->group->chunk_bytes;
     size_t bytes;
 
-    chunk = chunk > MAX_CHUNK ? MAX_CHUNK : chunk < MIN_CHUNK ? MIN_CHUNK : chunk;
     op->chunk_bytes = chunk;
     bytes = !is_tree(op) ? longest(op) : is_small(op, pldi_vector(op)) ? 0 : pldi_vector(op);
     op->chunks = bytes / chunk + (bytes % chunk != 0);
