@@ -140,6 +140,12 @@ struct pld_request {
     int root;
     double scale;
     int peer, tag;
+    struct { /* coll_shm_mail.c */
+        pld_request *next;
+        uint64_t id, ref;
+        size_t bytes, moved;
+        int phase;
+    } mail;
     const char *name; /**< the caller's tag */
 
     /* Where one count does not say it all; in `memory`, which is the operation's. */

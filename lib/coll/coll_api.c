@@ -52,8 +52,7 @@ static int try_at_once(pld_request *op)
     int tries = 0;
     int rc = 0;
 
-    if (op->group->team == NULL || op->kind == PLDI_SEND || op->kind == PLDI_RECV ||
-        !pldi_engine_try_enter(engine))
+    if (op->group->team == NULL || !pldi_engine_try_enter(engine))
         return 0;
     while (rc == 0 && tries < TRIES_AT_ONCE) {
         int moved = 0;

@@ -15,6 +15,7 @@
 #include "coll/coll.h"
 #include "coll/coll_shape.h"
 #include "coll/coll_shm.h"
+#include "coll/coll_shm_mail.h"
 
 #include <stdio.h>
 
@@ -155,7 +156,9 @@ static int step_p2p(pld_request *op)
 
 int pldi_op_step(pld_request *op, int *moved)
 {
-    if (op->kind == PLDI_SEND || op->kind == PLDI_RECV)
-        return step_p2p(op);
-    return step_collective(op, moved);
+    if (op->kind != PLDI_SEND && op->kind != PLDI_RECV)
+        return step_collective(op, moved);
+    if (op->group->team != NULL && op->group->team->peers != NULL)
+        return pldi_mail_step(op, moved);
+    return step_p2p(op);
 }

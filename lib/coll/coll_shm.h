@@ -102,9 +102,11 @@ struct pldi_team {
     size_t *offsets;         /**< [size], of alltoall_v: of this rank's block in what each sends */
     const void **sources;    /**< [size] */
     void **targets;          /**< [size + 1] */
+    struct pldi_peer *peers; /**< [size], for messages; NULL: the transport carries them */
     uint64_t begun;          /**< operations */
     uint64_t chunks_before;  /**< of all earlier operations */
     unsigned waits;          /**< fruitless steps, for looking after the others now and then */
+    double looked;           /**< when that was last done */
     int seen;                /**< ranks below this one have arrived */
 
     /* Of a large operation. */
@@ -151,5 +153,12 @@ struct pldi_notes *pldi_team_notes(const struct pldi_team *team, int rank);
 
 /** Called where a step found nothing to do: an error if it never will. */
 int pldi_team_waits(pld_request *op);
+
+/** Whether it is time to look after the others again; and whether one has left or given up. */
+int pldi_team_should_look(struct pldi_team *team);
+int pldi_team_look(const pld_request *op, int rank);
+
+/** Bytes of a rank's heap from that offset on, as this rank has them mapped. */
+unsigned char *pldi_team_heap(const struct pldi_team *team, int rank, size_t offset);
 
 #endif /* PLDI_COLL_SHM_H */

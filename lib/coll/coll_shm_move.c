@@ -191,7 +191,7 @@ static unsigned char *slot(const struct pldi_team *team, int rank, size_t chunk,
            (2 * PLDI_TEAM_SLOTS - 2 * turn - (size_t)result) * team->slot_bytes;
 }
 
-static unsigned char *in_heap(const struct pldi_team *team, int rank, size_t offset)
+unsigned char *pldi_team_heap(const struct pldi_team *team, int rank, size_t offset)
 {
     const struct pldi_node_shm *node = team->node;
     const struct pldi_shm *shm =
@@ -269,7 +269,7 @@ static unsigned char *at_peer(const pld_request *op, int rank, enum pldi_side si
     const struct pldi_refs *refs =
         op->items != NULL ? &pldi_team_notes(team, rank)->refs[spot.item] : &team->refs[rank];
 
-    return in_heap(team, rank, refs->at[side] + spot.offset);
+    return pldi_team_heap(team, rank, refs->at[side] + spot.offset);
 }
 
 static void stage_in(const pld_request *op)

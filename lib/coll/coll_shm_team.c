@@ -17,13 +17,16 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/base_clock.h"
 #include "base/base_err.h"
 #include "base/base_hash.h"
 #include "base/base_mem.h"
 #include "coll/coll_shape.h"
 #include "coll/coll_shm.h"
+#include "coll/coll_shm_mail.h"
 
-enum { LOOK_EVERY = 1024, PAGE = 4096 };
+enum { CLOCK_EVERY = 64, PAGE = 4096 };
+static const double LOOK_SECONDS = 0.1;
 
 /* What a rank says when a team is made. */
 struct card {
@@ -51,6 +54,7 @@ void pldi_team_detach(struct pldi_team **team)
     if (t == NULL)
         return;
     pldi_shm_unmap(&t->shm);
+    pldi_mail_destroy(&t->peers, t->size);
     pldi_free(t->world);
     pldi_free(t->refs);
     pldi_free(t->words);
@@ -95,7 +99,7 @@ static struct pldi_team *make(const pld_group *group, struct pldi_node_shm *node
         t->words == NULL || t->offsets == NULL)
         pldi_team_detach(&t);
     else if (t->rank == 0)
-        (void)pldi_shm_create(n * t->seat_bytes, "a team", &t->shm);
+        (void)pldi_shm_create(n * t->seat_bytes + pldi_mail_bytes(t->size), "a team", &t->shm);
     return t;
 }
 
@@ -118,6 +122,11 @@ static int seat_all(struct pldi_team *t, const struct card *cards)
         return 0;
     /* The pages of a seat belong where its rank runs. */
     memset(pldi_team_seat(t, t->rank), 0, sizeof(struct pldi_seat) + 2 * t->notes_bytes);
+    if (t->shm.data != NULL && pldi_mail_bytes(t->size) > 0) {
+        t->peers = pldi_mail_create(t, t->shm.data + (size_t)t->size * t->seat_bytes);
+        if (t->peers == NULL)
+            return 0;
+    }
     return t->shm.data == NULL ? 0 : 1 | direct;
 }
 
@@ -194,8 +203,7 @@ static int has_done(const pld_request *op, int rank)
     return 1;
 }
 
-/* What a rank did before it left counts: its end is found out first, its work looked at then. */
-static int look_after(const pld_request *op, int rank)
+int pldi_team_look(const pld_request *op, int rank)
 {
     const struct pldi_team *team = op->group->team;
     const struct pldi_neighbour *n = &team->node->ranks[team->world[rank]];
@@ -204,26 +212,43 @@ static int look_after(const pld_request *op, int rank)
     const int gone =
         t->ops->gone != NULL ? t->ops->gone(t, rank) : pldi_shm_ended(n->pid, n->watch);
 
-    if ((!broken && !gone) || has_done(op, rank))
-        return PLD_OK;
     if (gone)
         return pldi_fail(PLD_ERR_PEER, "rank %d (process %lld) ended before it finished %s #%llu",
                          rank, (long long)n->pid, pldi_kind_name(op->kind),
                          (unsigned long long)op->print.sequence);
-    return pldi_fail(PLD_ERR_PEER, "rank %d gave up (%s) before it finished %s #%llu", rank,
-                     pld_error_name(broken), pldi_kind_name(op->kind),
-                     (unsigned long long)op->print.sequence);
+    if (broken)
+        return pldi_fail(PLD_ERR_PEER, "rank %d gave up (%s) before it finished %s #%llu", rank,
+                         pld_error_name(broken), pldi_kind_name(op->kind),
+                         (unsigned long long)op->print.sequence);
+    return PLD_OK;
 }
 
+/* By the clock, for a fruitless step takes from a nanosecond to a turn of the scheduler. */
+int pldi_team_should_look(struct pldi_team *team)
+{
+    double now;
+
+    if (++team->waits % CLOCK_EVERY != 0)
+        return 0;
+    now = pldi_now();
+    if (now - team->looked < LOOK_SECONDS)
+        return 0;
+    team->looked = now;
+    return 1;
+}
+
+/* What a rank did before it left counts: its end is found out first, its work looked at then. */
 int pldi_team_waits(pld_request *op)
 {
     struct pldi_team *team = op->group->team;
 
-    if (++team->waits % LOOK_EVERY != 0)
+    if (!pldi_team_should_look(team))
         return PLD_OK;
     for (int r = 0; r < team->size; r++) {
-        if (r != team->rank)
-            PLDI_TRY(look_after(op, r));
+        const int rc = r != team->rank ? pldi_team_look(op, r) : PLD_OK;
+
+        if (rc < 0 && !has_done(op, r))
+            return rc;
     }
     return PLD_OK;
 }
