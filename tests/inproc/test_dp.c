@@ -8,11 +8,8 @@
  */
 
 #include "base/base_err.h"
-#include "inproc/inproc.h"
-#include "params/params.h"
+#include "inproc/numbers.h"
 #include "tap.h"
-
-#include <stdlib.h>
 
 enum { TENSORS = 9, MOST = 700, LOG = 64 };
 
@@ -123,40 +120,12 @@ static double contribution(int rank, int id, size_t i)
 
 static double get(const void *memory, pld_dtype dtype, size_t i)
 {
-    const uint16_t half = dtype == PLD_F16 || dtype == PLD_BF16 ? ((const uint16_t *)memory)[i] : 0;
-    const int bias = dtype == PLD_F16 ? 15 : 127;
-    const int bits = dtype == PLD_F16 ? 10 : 7;
-    double value;
-
-    if (dtype == PLD_F64)
-        return ((const double *)memory)[i];
-    if (dtype == PLD_F32)
-        return (double)((const float *)memory)[i];
-    value = (half & 0x7fff) == 0 ? 0 : (double)((half & ((1 << bits) - 1)) | 1 << bits);
-    for (int e = ((half & 0x7fff) >> bits) - bias - bits; e != 0 && value != 0; e += e < 0 ? 1 : -1)
-        value = e < 0 ? value / 2 : value * 2;
-    return half & 0x8000 ? -value : value;
+    return number_get((const char *)memory + i * pld_dtype_bytes(dtype), dtype);
 }
 
-/* Integers below 2^7, so that the significand needs no rounding. */
 static void put(void *memory, pld_dtype dtype, size_t i, double value)
 {
-    const int bias = dtype == PLD_F16 ? 15 : 127;
-    const int bits = dtype == PLD_F16 ? 10 : 7;
-    int exponent = 0;
-
-    if (dtype == PLD_F64)
-        ((double *)memory)[i] = value;
-    if (dtype == PLD_F32)
-        ((float *)memory)[i] = (float)value;
-    if (dtype == PLD_F64 || dtype == PLD_F32)
-        return;
-    while (value >= (double)(2 << exponent))
-        exponent++;
-    ((uint16_t *)memory)[i] =
-        value == 0 ? 0
-                   : (uint16_t)(((exponent + bias) << bits) +
-                                (int)((value / (double)(1 << exponent) - 1) * (double)(1 << bits)));
+    number_put((char *)memory + i * pld_dtype_bytes(dtype), dtype, value);
 }
 
 static void fill(struct rank *r, int id, int times)
