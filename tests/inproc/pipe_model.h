@@ -277,4 +277,85 @@ static inline int create(const struct job *j, struct stage *s, pld_mesh *mesh, p
     return rc;
 }
 
+static inline int run_steps(pld_runtime *rt, struct job *j, struct stage *s, pld_pipe *pipe)
+{
+    for (int step = 0; step < 3; step++) {
+        memset(s->grad, 0, sizeof(s->grad));
+        CHECK(rt, pld_pipe_step(pipe) == 0);
+        for (int l = s->first; l < s->end; l++)
+            CHECK(rt, memcmp(s->grad[l], j->serial[s->dp].grad[l], sizeof(s->grad[l])) == 0);
+    }
+    return 0;
+}
+
+static inline int64_t messages_bytes(const struct stage *s, int pp)
+{
+    const int64_t to_next = s->number + 1 < pp ? width[s->end] : 0;
+    const int64_t to_previous = s->number > 0 ? width[s->first] : 0;
+
+    return (to_next + to_previous) * ROWS * (int64_t)sizeof(float) * s->microbatches;
+}
+
+/** Body: three steps, each with the gradients of the serial loop. */
+static inline int equal_bits(pld_runtime *rt, void *context)
+{
+    struct job *j = context;
+    struct stage *s = NULL;
+    pld_pipe *pipe = NULL;
+    pld_pipe_stats stats;
+    pld_mesh *mesh = NULL;
+
+    CHECK(rt, pld_mesh_create(rt, j->mesh, &mesh) == 0);
+    s = stage_new(j, mesh);
+    CHECK(rt, create(j, s, mesh, &pipe) == 0);
+    CHECK(rt, run_steps(rt, j, s, pipe) == 0);
+    pld_pipe_get_stats(pipe, &stats);
+    CHECK(rt, stats.bytes_sent == messages_bytes(s, pld_mesh_size(mesh, PLD_AXIS_PP)));
+    CHECK(rt, stats.compute_s > 0 && stats.wait_s >= 0);
+    CHECK(rt, stats.compute_s + stats.wait_s <= stats.step_s);
+    pld_pipe_destroy(&pipe);
+    pld_pipe_destroy(&pipe);
+    pld_mesh_destroy(&mesh);
+    free(s);
+    return 0;
+}
+
+/** Body: a step whose callback fails, as the job says. */
+static inline int fails(pld_runtime *rt, void *context)
+{
+    struct job *j = context;
+    struct stage *s = NULL;
+    pld_pipe *pipe = NULL;
+    pld_mesh *mesh = NULL;
+
+    CHECK(rt, pld_mesh_create(rt, j->mesh, &mesh) == 0);
+    s = stage_new(j, mesh);
+    CHECK(rt, create(j, s, mesh, &pipe) == 0);
+    CHECK(rt, pld_pipe_step(pipe) == j->expect);
+    CHECK(rt, strstr(pld_last_error(), j->words) != NULL);
+    CHECK(rt, !s->failed || !s->called_after);
+    CHECK(rt, pld_pipe_step(pipe) == PLD_ERR_STATE);
+    pld_pipe_destroy(&pipe);
+    CHECK(rt, pld_barrier(pld_mesh_group(mesh, PLD_AXIS_PP), NULL) == 0);
+    pld_mesh_destroy(&mesh);
+    free(s);
+    return 0;
+}
+
+/** A job in which one callback fails. */
+static inline struct job *failing_job(int pp, int kind, int m, int stage, int microbatch,
+                                      int backward)
+{
+    struct job *j = job_new(pp, 1, m);
+
+    j->kind = (pld_schedule_kind)kind;
+    j->fail[0] = (struct failure){1, stage, microbatch, backward, PLD_ERR_IO, "the disk is wet"};
+    j->expect = PLD_ERR_IO;
+    (void)snprintf(j->words, sizeof(j->words),
+                   "rank %d: %s of microbatch %d in stage %d returned %d (file system error): "
+                   "the disk is wet",
+                   stage, backward ? "backward" : "forward", microbatch, stage, PLD_ERR_IO);
+    return j;
+}
+
 #endif /* PIPE_MODEL_H */

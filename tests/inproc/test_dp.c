@@ -8,8 +8,12 @@
  */
 
 #include "base/base_err.h"
-#include "inproc/numbers.h"
+#include "inproc/inproc.h"
+#include "numbers.h"
+#include "params/params.h"
 #include "tap.h"
+
+#include <stdlib.h>
 
 enum { TENSORS = 9, MOST = 700, LOG = 64 };
 

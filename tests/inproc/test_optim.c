@@ -7,7 +7,9 @@
  */
 
 #include "base/base_err.h"
-#include "inproc/numbers.h"
+#include "inproc/inproc.h"
+#include "numbers.h"
+#include "params/params.h"
 #include "tap.h"
 
 enum { ELEMENTS = 11, STEPS = 6, LINE = 2 + ELEMENTS, CUT = 4 };
@@ -60,6 +62,14 @@ static int read_golden(const char *folder)
 static double golden_gradient(int step, int i)
 {
     return (double)((step * 7 + i * 5) % 13 - 6) / 8;
+}
+
+static const struct pldi_slot *find_slot(const pld_params *p, int id, const char *name)
+{
+    for (int i = 0; i < pldi_params_slots(p, id); i++)
+        if (strcmp(pldi_params_slot(p, id, i)->name, name) == 0)
+            return pldi_params_slot(p, id, i);
+    return NULL;
 }
 
 /* Elements [0, CUT) are one tensor, the others a second, in the caller's memory. */

@@ -7,7 +7,9 @@
  * are small integers, so that the norm's square is exact.
  */
 
-#include "inproc/numbers.h"
+#include "inproc/inproc.h"
+#include "numbers.h"
+#include "params/params.h"
 #include "tap.h"
 
 enum { MOST_TENSORS = 5, OUT = 6 };

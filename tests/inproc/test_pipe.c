@@ -22,48 +22,6 @@ static const char *const late_sends =
     "0F0,0F1,0SEND_F1,0SEND_F0,0F2,0SEND_F2,0RECV_B1,0RECV_B0,0B0,0B1,0RECV_B2,0B2\n"
     "1RECV_F1,1RECV_F0,1F0,1F1,1RECV_F2,1F2,1B0,1B1,1SEND_B1,1SEND_B0,1B2,1SEND_B2\n";
 
-static int run_steps(pld_runtime *rt, struct job *j, struct stage *s, pld_pipe *pipe)
-{
-    for (int step = 0; step < 3; step++) {
-        memset(s->grad, 0, sizeof(s->grad));
-        CHECK(rt, pld_pipe_step(pipe) == 0);
-        for (int l = s->first; l < s->end; l++)
-            CHECK(rt, memcmp(s->grad[l], j->serial[s->dp].grad[l], sizeof(s->grad[l])) == 0);
-    }
-    return 0;
-}
-
-static int64_t messages_bytes(const struct stage *s, int pp)
-{
-    const int64_t to_next = s->number + 1 < pp ? width[s->end] : 0;
-    const int64_t to_previous = s->number > 0 ? width[s->first] : 0;
-
-    return (to_next + to_previous) * ROWS * (int64_t)sizeof(float) * s->microbatches;
-}
-
-static int equal_bits(pld_runtime *rt, void *context)
-{
-    struct job *j = context;
-    struct stage *s = NULL;
-    pld_pipe *pipe = NULL;
-    pld_pipe_stats stats;
-    pld_mesh *mesh = NULL;
-
-    CHECK(rt, pld_mesh_create(rt, j->mesh, &mesh) == 0);
-    s = stage_new(j, mesh);
-    CHECK(rt, create(j, s, mesh, &pipe) == 0);
-    CHECK(rt, run_steps(rt, j, s, pipe) == 0);
-    pld_pipe_get_stats(pipe, &stats);
-    CHECK(rt, stats.bytes_sent == messages_bytes(s, pld_mesh_size(mesh, PLD_AXIS_PP)));
-    CHECK(rt, stats.compute_s > 0 && stats.wait_s >= 0);
-    CHECK(rt, stats.compute_s + stats.wait_s <= stats.step_s);
-    pld_pipe_destroy(&pipe);
-    pld_pipe_destroy(&pipe);
-    pld_mesh_destroy(&mesh);
-    free(s);
-    return 0;
-}
-
 static void test_bits(void)
 {
     for (int pp = 1; pp <= LAYERS; pp++)
@@ -103,45 +61,6 @@ static void test_lowered(void)
     free(j);
 }
 
-/* Where a callback fails, in which direction, with what. */
-static int fails(pld_runtime *rt, void *context)
-{
-    struct job *j = context;
-    struct stage *s = NULL;
-    pld_pipe *pipe = NULL;
-    pld_mesh *mesh = NULL;
-
-    CHECK(rt, pld_mesh_create(rt, j->mesh, &mesh) == 0);
-    s = stage_new(j, mesh);
-    CHECK(rt, create(j, s, mesh, &pipe) == 0);
-    CHECK(rt, pld_pipe_step(pipe) == j->expect);
-    CHECK(rt, strstr(pld_last_error(), j->words) != NULL);
-    CHECK(rt, !s->failed || !s->called_after);
-    CHECK(rt, pld_pipe_step(pipe) == PLD_ERR_STATE);
-    pld_pipe_destroy(&pipe);
-    CHECK(rt, pld_barrier(pld_mesh_group(mesh, PLD_AXIS_PP), NULL) == 0);
-    pld_mesh_destroy(&mesh);
-    free(s);
-    return 0;
-}
-
-static int run_failure(int pp, int kind, int m, int stage, int microbatch, int backward)
-{
-    struct job *j = job_new(pp, 1, m);
-    int rc;
-
-    j->kind = (pld_schedule_kind)kind;
-    j->fail[0] = (struct failure){1, stage, microbatch, backward, PLD_ERR_IO, "the disk is wet"};
-    j->expect = PLD_ERR_IO;
-    (void)snprintf(j->words, sizeof(j->words),
-                   "rank %d: %s of microbatch %d in stage %d returned %d (file system error): "
-                   "the disk is wet",
-                   stage, backward ? "backward" : "forward", microbatch, stage, PLD_ERR_IO);
-    rc = inproc_run(pp, fails, j);
-    free(j);
-    return rc;
-}
-
 static void test_failures(void)
 {
     for (int pp = 1; pp <= 4; pp++)
@@ -150,8 +69,12 @@ static void test_failures(void)
             int rc = 0;
 
             for (int stage = 0; stage < pp; stage++)
-                for (int at = 0; at < 6; at++)
-                    rc |= run_failure(pp, kind, m, stage, at / 2 * (m - 1) / 2, at % 2);
+                for (int at = 0; at < 6; at++) {
+                    struct job *j = failing_job(pp, kind, m, stage, at / 2 * (m - 1) / 2, at % 2);
+
+                    rc |= inproc_run(pp, fails, j);
+                    free(j);
+                }
             ok(rc == 0, "pp=%d, %s: a callback fails on any stage, early or late; all hear of it",
                pp, pld_schedule_kind_name((pld_schedule_kind)kind));
         }

@@ -42,7 +42,8 @@ def adamw(theta, m, v, g, t, lr, o):
     m = beta1 * m + (1 - beta1) * g
     v = beta2 * v + (1 - beta2) * g * g
     m_hat, v_hat = m / (1 - beta1 ** t), v / (1 - beta2 ** t)
-    theta -= lr * (m_hat / (v_hat.sqrt() + D(o.get("eps", "1e-8"))) + D(o.get("decay", "0")) * theta)
+    eps, decay = D(o.get("eps", "1e-8")), D(o.get("decay", "0"))
+    theta -= lr * (m_hat / (v_hat.sqrt() + eps) + decay * theta)
     return theta, m, v
 
 

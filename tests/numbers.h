@@ -1,15 +1,15 @@
 /* SPDX-FileCopyrightText: The polder authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/** @file numbers.h  Numbers of any dtype, and slots by name. */
+/** @file numbers.h  Numbers of any dtype. */
 #ifndef NUMBERS_H
 #define NUMBERS_H
 
 #include <math.h>
-#include <stdlib.h>
+#include <stdint.h>
+#include <string.h>
 
-#include "inproc/inproc.h"
-#include "params/params.h"
+#include <polder/dtype.h>
 
 /** One element as a double. */
 static inline double number_get(const void *at, pld_dtype dtype)
@@ -23,6 +23,12 @@ static inline double number_get(const void *at, pld_dtype dtype)
         return *(const double *)at;
     if (dtype == PLD_F32)
         return (double)*(const float *)at;
+    if (dtype == PLD_I64)
+        return (double)*(const int64_t *)at;
+    if (dtype == PLD_I32)
+        return *(const int32_t *)at;
+    if (dtype == PLD_U8)
+        return *(const uint8_t *)at;
     memcpy(&half, at, sizeof(half));
     exponent = (half & 0x7fff) >> bits;
     if (exponent == (0x7fff >> bits))
@@ -45,7 +51,13 @@ static inline void number_put(void *at, pld_dtype dtype, double value)
         *(double *)at = value;
     if (dtype == PLD_F32)
         *(float *)at = (float)value;
-    if (dtype == PLD_F64 || dtype == PLD_F32)
+    if (dtype == PLD_I64)
+        *(int64_t *)at = (int64_t)value;
+    if (dtype == PLD_I32)
+        *(int32_t *)at = (int32_t)value;
+    if (dtype == PLD_U8)
+        *(uint8_t *)at = (uint8_t)value;
+    if (dtype != PLD_F16 && dtype != PLD_BF16)
         return;
     fraction = frexp(fabs(value), &exponent); /* 0.5 .. 1 */
     if (isinf(value))
@@ -54,14 +66,6 @@ static inline void number_put(void *at, pld_dtype dtype, double value)
         half = (uint16_t)(half | ((exponent - 1 + bias) << bits) |
                           ((int)ldexp(fraction, bits + 1) & ((1 << bits) - 1)));
     memcpy(at, &half, sizeof(half));
-}
-
-static inline const struct pldi_slot *find_slot(const pld_params *p, int id, const char *name)
-{
-    for (int i = 0; i < pldi_params_slots(p, id); i++)
-        if (strcmp(pldi_params_slot(p, id, i)->name, name) == 0)
-            return pldi_params_slot(p, id, i);
-    return NULL;
 }
 
 #endif /* NUMBERS_H */
