@@ -168,6 +168,8 @@ static inline int stage_forward(void *context, int stage, int microbatch, const 
     if (stage != s->number || (in == NULL) != (s->first == 0) ||
         (out == NULL) != (s->end == LAYERS))
         return pldi_fail(PLD_ERR_INTERNAL, "stage %d is called as %d", s->number, stage);
+    if ((uintptr_t)in % 64 != 0 || (uintptr_t)out % 64 != 0)
+        return pldi_fail(PLD_ERR_INTERNAL, "stage %d has buffers that are not aligned", stage);
     if (in == NULL)
         in = s->job->serial[s->dp].act[0][microbatch];
     else if (differs("input", s, microbatch, in, s->job->serial[s->dp].act[s->first][microbatch],
