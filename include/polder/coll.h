@@ -32,8 +32,8 @@
  * - Errors: PLD_ERR_ARG (on the rank that passed it: nothing was sent),
  *   PLD_ERR_NOMEM, PLD_ERR_MISMATCH (ranks disagree on the operation),
  *   PLD_ERR_PEER, PLD_ERR_TRANSPORT.  After MISMATCH and NOMEM, which every rank
- *   gets, the group remains usable; after PEER and TRANSPORT all its later
- *   collective operations fail with the same code.
+ *   gets, the group remains usable; after PEER and TRANSPORT of a collective
+ *   operation all its later operations and open messages fail with the same code.
  */
 #ifndef POLDER_COLL_H
 #define POLDER_COLL_H

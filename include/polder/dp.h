@@ -63,7 +63,7 @@ PLD_API int pld_dp_create(pld_params *params, const pld_dp_opts *opts, pld_dp **
  *
  * @return 0; PLD_ERR_ARG; PLD_ERR_STATE: called more often than `accumulate`;
  *         or the error with which a complete bucket could not leave (the call
- *         counts all the same, and the bucket is tried again)
+ *         counts all the same, and pld_dp_wait() returns it on all ranks)
  */
 PLD_API int pld_dp_ready(pld_dp *dp, int id);
 

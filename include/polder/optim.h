@@ -66,12 +66,13 @@ PLD_API int pld_optim_create(pld_params *params, const pld_optim_opts *opts, pld
  * the gradients to zero.
  *
  * - Collective over the mesh.
- * - Without a pld_dp the caller sees to it that replicas have equal gradients.
+ * - Without a pld_dp the caller sees to it that replicas have equal gradients; with
+ *   one, still for boxes that several tensor-parallel ranks hold.
  * - Numerics: the norm is summed in f64 in a fixed order: same layout, same
  *   bits.  AdamW with bias correction, t = report->step.
  * - Errors: PLD_ERR_ARG (lr), PLD_ERR_MISMATCH (ranks pass different lr, or have
  *   made different numbers of steps), those of pld_dp_wait().  Values and state
- *   are unchanged then.
+ *   are unchanged then; gradients may have been reduced.
  *
  * @param lr   learning rate of this step, >= 0
  * @param out  may be NULL

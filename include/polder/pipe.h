@@ -7,9 +7,14 @@
  *
  * The caller gives a forward and a backward function for the stage of its rank;
  * polder moves activations and gradients between the ranks and calls them in
- * the order of the schedule.  Backward runs in ascending order of microbatches
- * on every stage, so gradients that accumulate in place have the same bits as
- * in a serial loop over the microbatches, whatever schedule and pp.
+ * the order of the schedule.  In generated schedules backward runs in ascending
+ * order of microbatches on every stage, so gradients that accumulate in place have
+ * the same bits as in a serial loop over the microbatches, whatever schedule and
+ * pp; a schedule that was read from text runs in the order that it has.
+ *
+ * Messages overlap with callbacks: receives are posted ahead as far as there are
+ * buffers, one more than the schedule keeps at once, and sends are not waited for
+ * until their buffer is needed again.
  */
 #ifndef POLDER_PIPE_H
 #define POLDER_PIPE_H
@@ -39,7 +44,13 @@ typedef struct {
  * @param in   what the previous stage put out, [input]; NULL on the first stage.  Valid until
  *             the backward of this microbatch has returned
  * @param out  to be filled, [output]; NULL on the last stage
- * @return 0, or a negative PLD_ERR_* code, which ends the step on all ranks
+ *
+ * Buffers are aligned to 64 bytes and come from memory that the ranks of a node share
+ * (polder/mem.h).  Callbacks run on the thread that called pld_pipe_step().
+ *
+ * @return 0, or a negative PLD_ERR_* code, which ends the step on all ranks of the pp axis: no
+ *         callback is called with data that are missing.  If callbacks talk to ranks of other
+ *         axes, these must fail together (pld_agree()), or some wait for ranks that have stopped.
  */
 typedef int pld_pipe_forward(void *context, int stage, int microbatch, const void *in, void *out);
 
@@ -48,6 +59,7 @@ typedef int pld_pipe_forward(void *context, int stage, int microbatch, const voi
  * @param in        as in forward
  * @param grad_out  gradient of the loss by this stage's output, [output]; NULL on the last stage
  * @param grad_in   to be filled, gradient by the input, [input]; NULL on the first stage
+ * @return as forward
  */
 typedef int pld_pipe_backward(void *context, int stage, int microbatch, const void *in,
                               const void *grad_out, void *grad_in);
@@ -64,10 +76,10 @@ typedef struct {
 
 /** Counters of the last pld_pipe_step(). */
 typedef struct {
-    double step_s;    /**< wall time of the step */
-    double compute_s; /**< of it in the callbacks */
-    double wait_s;    /**< of it waiting for messages: the bubble and exposed communication */
-    int64_t bytes_sent;
+    double step_s;      /**< wall time of the step */
+    double compute_s;   /**< of it in the callbacks */
+    double wait_s;      /**< of it waiting for messages: the bubble and exposed communication */
+    int64_t bytes_sent; /**< of activations and gradients */
 } pld_pipe_stats;
 
 /**
@@ -75,20 +87,26 @@ typedef struct {
  * schedule; allocate all buffers.
  *
  * - Collective over the mesh.
- * - Errors: PLD_ERR_ARG (the schedule's ranks are not the mesh's pp),
- *   PLD_ERR_MISMATCH with both shapes and stages named, PLD_ERR_NOMEM,
- *   PLD_ERR_TRANSPORT.
+ * - Errors: PLD_ERR_ARG (the schedule's ranks are not the mesh's pp, it fails
+ *   pld_schedule_validate(), a callback is missing, or a shape is missing or too many),
+ *   PLD_ERR_UNSUPPORTED (the schedule has several stages on a rank),
+ *   PLD_ERR_MISMATCH (shapes of neighbours, both named with their stages; or
+ *   schedules of ranks), PLD_ERR_NOMEM, PLD_ERR_PEER, PLD_ERR_TRANSPORT.
  *
  * @param schedule  with or without messages; not kept
+ * @param opts      not kept; `context` is
  */
 PLD_API int pld_pipe_create(pld_mesh *mesh, const pld_schedule *schedule, const pld_pipe_opts *opts,
                             pld_pipe **out);
 
 /**
- * Run all microbatches once, forward and backward.  Collective over the pp axis.
- * @return 0; the code of a callback (the same on all ranks of the axis);
- *         PLD_ERR_PEER, PLD_ERR_TRANSPORT.  After an error the pipe can only be
- *         destroyed.
+ * Run all microbatches once, forward and backward.  Collective over the pp axis;
+ * returns when all its ranks are through.
+ * @return 0; the code of a callback (the same on all ranks of the axis, with rank,
+ *         stage, microbatch and the callback's own sentence, if it left one in
+ *         pld_last_error(); of several the lowest rank's); PLD_ERR_PEER,
+ *         PLD_ERR_TRANSPORT.  After an error the pipe can only be destroyed, and
+ *         steps are PLD_ERR_STATE.
  */
 PLD_API int pld_pipe_step(pld_pipe *pipe);
 

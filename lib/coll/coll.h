@@ -146,6 +146,8 @@ struct pld_request {
         size_t bytes, moved;
         int phase;
     } mail;
+    unsigned waits;   /**< fruitless steps, for looking after the others now and then */
+    double looked;    /**< when that was last done */
     const char *name; /**< the caller's tag */
 
     /* Where one count does not say it all; in `memory`, which is the operation's. */

@@ -13,6 +13,7 @@
 
 #include "base/base_err.h"
 #include "coll/coll.h"
+#include "coll/coll_break.h"
 #include "coll/coll_shape.h"
 #include "coll/coll_shm.h"
 #include "coll/coll_shm_mail.h"
@@ -75,6 +76,13 @@ static int break_group(pld_group *group, int code)
     return code;
 }
 
+void pldi_group_break(pld_group *group, int code)
+{
+    pldi_engine_enter(group->engine);
+    (void)break_group(group, code);
+    pldi_engine_leave(group->engine);
+}
+
 /* What one rank must prepare before it says that it takes part. */
 static void prepare(pld_request *op)
 {
@@ -132,21 +140,48 @@ static int step_collective(pld_request *op, int *moved)
     return rc < 0 ? break_group(g, rc) : rc;
 }
 
-static int step_p2p(pld_request *op)
+static int post_p2p(pld_request *op, size_t bytes)
 {
     struct pldi_transport *t = op->group->transport;
-    const size_t bytes = op->count * pld_dtype_bytes(op->dtype);
     const int tag = PLDI_TAG_P2P + op->tag;
+
+    op->state = PLDI_MOVING;
+    if (op->kind == PLDI_SEND)
+        return t->ops->isend(t, op->send, bytes, op->peer, tag, &op->xfer);
+    return t->ops->irecv(t, op->recv, bytes, op->peer, tag, &op->xfer);
+}
+
+/* What the peer sent before it left counts: its end is found out first. */
+static int test_p2p(pld_request *op, int *done)
+{
+    pld_group *g = op->group;
+    const int lost = pldi_team_lost(op);
+    char text[PLDI_TEXT_BYTES];
+
+    if (lost < 0)
+        (void)snprintf(text, sizeof(text), "%s", pld_last_error());
+    PLDI_TRY(g->transport->ops->test(g->transport, &op->xfer, done));
+    if (lost == PLD_OK || *done)
+        return PLD_OK;
+    g->transport->ops->cancel(g->transport, &op->xfer);
+    return pldi_fail(lost, "%s", text);
+}
+
+static int step_p2p(pld_request *op)
+{
+    pld_group *g = op->group;
+    const size_t bytes = op->count * pld_dtype_bytes(op->dtype);
     int done = 0;
 
-    if (op->state == PLDI_NEW) {
-        op->state = PLDI_MOVING;
-        if (op->kind == PLDI_SEND)
-            PLDI_TRY(t->ops->isend(t, op->send, bytes, op->peer, tag, &op->xfer));
-        else
-            PLDI_TRY(t->ops->irecv(t, op->recv, bytes, op->peer, tag, &op->xfer));
+    if (g->broken != 0) {
+        if (op->xfer.active)
+            g->transport->ops->cancel(g->transport, &op->xfer);
+        return pldi_fail(g->broken, "%s on a group whose communication failed before",
+                         pldi_kind_name(op->kind));
     }
-    PLDI_TRY(t->ops->test(t, &op->xfer, &done));
+    if (op->state == PLDI_NEW)
+        PLDI_TRY(post_p2p(op, bytes));
+    PLDI_TRY(test_p2p(op, &done));
     if (done && op->kind == PLDI_RECV && op->xfer.bytes != bytes)
         return pldi_fail(PLD_ERR_MISMATCH,
                          "rank %d sent %zu bytes with tag %d, %zu (%s[%zu]) expected", op->peer,

@@ -105,8 +105,6 @@ struct pldi_team {
     struct pldi_peer *peers; /**< [size], for messages; NULL: the transport carries them */
     uint64_t begun;          /**< operations */
     uint64_t chunks_before;  /**< of all earlier operations */
-    unsigned waits;          /**< fruitless steps, for looking after the others now and then */
-    double looked;           /**< when that was last done */
     int seen;                /**< ranks below this one have arrived */
 
     /* Of a large operation. */
@@ -151,11 +149,15 @@ struct pldi_seat *pldi_team_seat(const struct pldi_team *team, int rank);
 /** Of the operation under way. */
 struct pldi_notes *pldi_team_notes(const struct pldi_team *team, int rank);
 
+/** Called where a message has not come: PLD_ERR_PEER if its peer ended or gave up.  Looks now
+ *  and then. */
+int pldi_team_lost(pld_request *op);
+
 /** Called where a step found nothing to do: an error if it never will. */
 int pldi_team_waits(pld_request *op);
 
 /** Whether it is time to look after the others again; and whether one has left or given up. */
-int pldi_team_should_look(struct pldi_team *team);
+int pldi_team_should_look(pld_request *op);
 int pldi_team_look(const pld_request *op, int rank);
 
 /** Bytes of a rank's heap from that offset on, as this rank has them mapped. */

@@ -22,6 +22,7 @@
 
 #include "base/base_err.h"
 #include "base/base_mem.h"
+#include "coll/coll_shape.h"
 
 /* What an operation does next. */
 enum phase {
@@ -390,12 +391,9 @@ static int move_on(pld_request *op, int *moved)
 /* What the other did before it left counts: its end is found out first. */
 static int wait_for(pld_request *op, int *moved)
 {
-    int rc, found;
+    int rc;
 
-    if (!pldi_team_should_look(op->group->team))
-        return 0;
-    found = pldi_team_look(op, op->peer);
-    if (found == PLD_OK)
+    if (pldi_team_lost(op) == PLD_OK)
         return 0;
     rc = move_on(op, moved);
     if (rc != 0 || *moved)
@@ -408,6 +406,11 @@ int pldi_mail_step(pld_request *op, int *moved)
     int some = 0;
     int rc;
 
+    if (op->group->broken != 0) {
+        delist(op);
+        return pldi_fail(op->group->broken, "%s on a group whose communication failed before",
+                         pldi_kind_name(op->kind));
+    }
     if (op->state == PLDI_NEW) {
         enlist(op);
         some = 1;

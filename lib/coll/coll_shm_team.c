@@ -211,30 +211,39 @@ int pldi_team_look(const pld_request *op, int rank)
     const int broken = atomic_load(&pldi_team_seat(team, rank)->progress.broken);
     const int gone =
         t->ops->gone != NULL ? t->ops->gone(t, rank) : pldi_shm_ended(n->pid, n->watch);
+    char before[64] = "its message";
 
+    if (!broken && !gone)
+        return PLD_OK;
+    if (op->kind != PLDI_SEND && op->kind != PLDI_RECV)
+        (void)snprintf(before, sizeof(before), "it finished %s #%llu", pldi_kind_name(op->kind),
+                       (unsigned long long)op->print.sequence);
     if (gone)
-        return pldi_fail(PLD_ERR_PEER, "rank %d (process %lld) ended before it finished %s #%llu",
-                         rank, (long long)n->pid, pldi_kind_name(op->kind),
-                         (unsigned long long)op->print.sequence);
-    if (broken)
-        return pldi_fail(PLD_ERR_PEER, "rank %d gave up (%s) before it finished %s #%llu", rank,
-                         pld_error_name(broken), pldi_kind_name(op->kind),
-                         (unsigned long long)op->print.sequence);
-    return PLD_OK;
+        return pldi_fail(PLD_ERR_PEER, "rank %d (process %lld) ended before %s", rank,
+                         (long long)n->pid, before);
+    return pldi_fail(PLD_ERR_PEER, "rank %d gave up (%s) before %s", rank, pld_error_name(broken),
+                     before);
 }
 
 /* By the clock, for a fruitless step takes from a nanosecond to a turn of the scheduler. */
-int pldi_team_should_look(struct pldi_team *team)
+int pldi_team_should_look(pld_request *op)
 {
     double now;
 
-    if (++team->waits % CLOCK_EVERY != 0)
+    if (++op->waits % CLOCK_EVERY != 0)
         return 0;
     now = pldi_now();
-    if (now - team->looked < LOOK_SECONDS)
+    if (now - op->looked < LOOK_SECONDS)
         return 0;
-    team->looked = now;
+    op->looked = now;
     return 1;
+}
+
+int pldi_team_lost(pld_request *op)
+{
+    if (op->group->team == NULL || op->peer == op->group->rank || !pldi_team_should_look(op))
+        return PLD_OK;
+    return pldi_team_look(op, op->peer);
 }
 
 /* What a rank did before it left counts: its end is found out first, its work looked at then. */
@@ -242,7 +251,7 @@ int pldi_team_waits(pld_request *op)
 {
     struct pldi_team *team = op->group->team;
 
-    if (!pldi_team_should_look(team))
+    if (!pldi_team_should_look(op))
         return PLD_OK;
     for (int r = 0; r < team->size; r++) {
         const int rc = r != team->rank ? pldi_team_look(op, r) : PLD_OK;

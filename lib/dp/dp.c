@@ -40,6 +40,7 @@ struct pld_dp {
     int *pending;                     /* [buckets]: tensors that are not ready */
     pld_request **requests;           /* [buckets] */
     int next;                         /* first bucket that has not left */
+    int code;                         /* with which one of this step could not */
     int reduced;                      /* pld_dp_wait() has been here since the last readiness */
     pld_dp_stats stats;
 };
@@ -52,6 +53,7 @@ static int first_error(int rc, int next)
 static void reset(pld_dp *dp)
 {
     dp->next = 0;
+    dp->code = PLD_OK;
     for (int i = 0; i < dp->tensors; i++)
         dp->ready[i] = 0;
     for (int b = 0; b < dp->plan.count; b++)
@@ -98,16 +100,28 @@ static int launch(pld_dp *dp, int bucket)
     return PLD_OK;
 }
 
+/*
+ * A bucket that could not be launched has left all the same: the other ranks have been
+ * told in its place in the order of operations, and a second try would be one more.
+ */
+static int launch_next(pld_dp *dp)
+{
+    const int rc = launch(dp, dp->next++);
+
+    dp->code = first_error(dp->code, rc);
+    return rc;
+}
+
 /* Send off, in order, the buckets that are complete. */
 static int advance(pld_dp *dp)
 {
+    int rc = PLD_OK;
+
     if (pld_group_size(dp->group) == 1)
         return PLD_OK;
-    while (dp->next < dp->plan.count && dp->pending[dp->next] == 0) {
-        PLDI_TRY(launch(dp, dp->next));
-        dp->next++;
-    }
-    return PLD_OK;
+    while (dp->next < dp->plan.count && dp->pending[dp->next] == 0)
+        rc = first_error(rc, launch_next(dp));
+    return rc;
 }
 
 int pld_dp_ready(pld_dp *dp, int id)
@@ -150,10 +164,13 @@ static int finish(pld_dp *dp)
 {
     const double begin = pldi_now();
     const int alone = pld_group_size(dp->group) == 1;
-    int rc = PLD_OK;
+    int rc;
 
-    for (; !alone && dp->next < dp->plan.count; dp->next++)
-        rc = first_error(rc, launch(dp, dp->next));
+    while (!alone && dp->next < dp->plan.count)
+        (void)launch_next(dp);
+    rc = dp->code;
+    if (rc < 0)
+        (void)pldi_fail(rc, "the reduction of a gradient bucket could not begin");
     rc = first_error(rc, pld_request_wait_all((size_t)dp->plan.count, dp->requests));
     if (rc == PLD_OK && !alone)
         copy_outside(dp, -1, 0);

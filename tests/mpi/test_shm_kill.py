@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-mpirun, program = sys.argv[1:]
+mpirun, shm_kill, pipe_kill = sys.argv[1:]
 launch = [mpirun, "--oversubscribe", "--bind-to", "none", "--enable-recovery"]
 if os.geteuid() == 0:
     launch.append("--allow-run-as-root")
@@ -18,11 +18,12 @@ if "Open MPI" not in subprocess.run([mpirun, "--version"], capture_output=True, 
 
 
 def shared_files():
-    return {name for name in os.listdir("/dev/shm") if "polder" in name}
+    """Segments; folders there are those of other tests."""
+    return {e.name for e in os.scandir("/dev/shm") if "polder" in e.name and e.is_file()}
 
 
-def running():
-    """Processes of the program, other than zombies."""
+def running(program):
+    """Its processes, other than zombies."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -43,8 +44,11 @@ def ok(condition, text):
     print(f"{'' if condition else 'not '}ok {count} - {text}", flush=True)
 
 
-for ranks, elements, shared in ((2, 10, 0), (4, 10, 0), (4, 1 << 20, 0), (4, 1 << 20, 1)):
-    what = f"{ranks} ranks, {elements} elements, {'polder' if shared else 'ordinary'} memory"
+for program, ranks, elements, shared in ((shm_kill, 2, 10, 0), (shm_kill, 4, 10, 0),
+                                         (shm_kill, 4, 1 << 20, 0), (shm_kill, 4, 1 << 20, 1),
+                                         (pipe_kill, 4, 10, 1), (pipe_kill, 3, 1 << 20, 1)):
+    what = (f"{'pipeline, ' if program == pipe_kill else ''}{ranks} ranks, {elements} elements, "
+            f"{'polder' if shared else 'ordinary'} memory")
     before = shared_files()
     run = subprocess.run(launch + ["-np", str(ranks), program, str(elements), str(shared)],
                          capture_output=True, text=True, timeout=60)
@@ -59,9 +63,9 @@ for ranks, elements, shared in ((2, 10, 0), (4, 10, 0), (4, 1 << 20, 0), (4, 1 <
     ok(all(n == "0" for *_, n, _ in lines), f"{what}: no descriptor is kept")
     ok(shared_files() == before, f"{what}: nothing in /dev/shm")
     for _ in range(50):
-        if not running():
+        if not running(program):
             break
         time.sleep(0.1)
-    ok(not running(), f"{what}: no process is left")
+    ok(not running(program), f"{what}: no process is left")
 print(f"1..{count}")
 sys.exit(failed != 0)
