@@ -134,7 +134,8 @@ struct pld_request {
     struct pldi_print print;
     const void *send;
     void *recv;
-    size_t count; /**< of all items together; of all blocks if they differ */
+    size_t count;  /**< of all items together; of all blocks if they differ */
+    size_t vector; /**< bytes of that */
     pld_dtype dtype;
     pld_op op;
     int root;
@@ -162,20 +163,23 @@ struct pld_request {
     int done;  /**< guarded by the engine's lock */
     int spare; /**< it is its group's spare */
     int code;  /**< before the start: this rank's verdict; when done: the result */
-    char text[PLDI_TEXT_BYTES];
     struct pldi_xfer xfer;
     size_t chunks, chunk_bytes;
 
     pld_request *queued; /**< behind it in its group */
     pld_request *active; /**< next in the engine */
+
+    char text[PLDI_TEXT_BYTES]; /**< of the code; last, for it is rarely copied */
 };
 
+struct pldi_kernels;
 struct pldi_node_shm;
 struct pldi_team;
 
 struct pld_group {
     struct pldi_engine *engine;
     struct pldi_transport *transport;
+    const struct pldi_kernels *kernels;
     int rank, size;
     uint64_t sequence;
     size_t chunk_bytes; /**< of messages of large operations, for each peer; equal on all ranks */

@@ -67,12 +67,20 @@ static int try_at_once(pld_request *op)
     return rc;
 }
 
+static void copy_operation(pld_request *to, const pld_request *from)
+{
+    memcpy(to, from, offsetof(pld_request, text));
+    to->text[0] = '\0';
+    if (from->code < 0)
+        memcpy(to->text, from->text, sizeof(to->text));
+}
+
 static int post_and_wait(const pld_request *filled)
 {
     pld_request *op = &filled->group->spare;
     int rc;
 
-    *op = *filled;
+    copy_operation(op, filled);
     op->spare = 1;
     rc = try_at_once(op);
     if (rc != 0) {
@@ -102,7 +110,7 @@ static int post(pld_request *filled, const pld_coll_opts *opts)
     }
     if (op == NULL)
         return post_and_wait(filled);
-    *op = *filled;
+    copy_operation(op, filled);
     *opts->request = op;
     pldi_engine_post(op->group->engine, op, 1);
     return PLD_OK;

@@ -147,6 +147,7 @@ static int fill_by_rank(const struct pldi_call *call, pld_request *op)
     else /* alltoall_v's differ from rank to rank */
         op->print.counts = pldi_hash64(call->counts, n * sizeof(call->counts[0]));
     op->print.count = arrays == 2 ? 0 : op->count;
+    op->vector = op->count * bytes;
     memory = pldi_alloc(2 * arrays * (n + 1), sizeof(*memory), "the counts of an operation");
     if (memory == NULL) {
         no_memory(op);
@@ -178,6 +179,7 @@ static int check_items(const struct pldi_call *call, pld_request *op)
         op->send = call->kind == PLDI_BROADCAST ? item->recv : item->send;
         op->recv = item->recv;
         op->count = item->count;
+        op->vector = item->count * pld_dtype_bytes(call->dtype);
         PLDI_TRY(check_buffers(call->name, op));
         total += item->count;
         PLDI_TRY(check_count(call->name, total, call->dtype, call->group->size));
@@ -185,6 +187,7 @@ static int check_items(const struct pldi_call *call, pld_request *op)
     }
     op->print.counts |= 1;
     op->count = op->print.count = total;
+    op->vector = total * pld_dtype_bytes(call->dtype);
     return PLD_OK;
 }
 
@@ -252,6 +255,7 @@ void pldi_call_start(pld_request *out, pld_group *group, enum pldi_kind kind, co
     out->send = send;
     out->recv = recv;
     out->count = count;
+    out->vector = count * pld_dtype_bytes(dtype);
     out->dtype = dtype;
     out->scale = 1;
     out->print.kind = (uint32_t)kind;

@@ -7,6 +7,7 @@
 #include "base/base_mem.h"
 #include "coll/coll.h"
 #include "coll/coll_shm.h"
+#include "device/device_kernels.h"
 
 enum {
     MAX_CHUNK = 512 << 10,
@@ -82,6 +83,7 @@ int pldi_group_create(struct pldi_engine *engine, struct pldi_transport *transpo
     }
     g->engine = engine;
     g->transport = transport;
+    g->kernels = pldi_kernels();
     g->rank = transport->rank;
     g->size = transport->size;
     g->chunk_bytes = choose_chunk(g->size);

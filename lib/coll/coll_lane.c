@@ -230,9 +230,9 @@ static void reduce_own(const pld_request *op, struct pldi_lane *lane)
     lane->result = takes ? pldi_piece(op, PLDI_RECEIVED, g->rank, offset, bytes) : NULL;
     if (lane->result == NULL)
         lane->result = scratch(op, lane, g->rank);
-    pldi_kernels()->reduce(lane->result, g->work.sources, g->size,
-                           bytes / pld_dtype_bytes(op->dtype), op->dtype, pldi_kernel_op(op),
-                           op->scale);
+    op->group->kernels->reduce(lane->result, g->work.sources, g->size,
+                               bytes / pld_dtype_bytes(op->dtype), op->dtype, pldi_kernel_op(op),
+                               op->scale);
     if (takes && lane->result == scratch(op, lane, g->rank))
         pldi_unpack(op, g->rank, offset, bytes, lane->result);
 }
@@ -466,8 +466,8 @@ void pldi_lane_alone(const pld_request *op)
         unsigned char *target = pldi_base(op, PLDI_RECEIVED, to.item) + to.offset;
 
         if (reduces(op))
-            pldi_kernels()->reduce(target, &source, 1, n / pld_dtype_bytes(op->dtype), op->dtype,
-                                   pldi_kernel_op(op), op->scale);
+            op->group->kernels->reduce(target, &source, 1, n / pld_dtype_bytes(op->dtype),
+                                       op->dtype, pldi_kernel_op(op), op->scale);
         else if (source != target)
             memcpy(target, source, n);
         offset += n;

@@ -56,18 +56,16 @@ static size_t min_size(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-size_t pldi_vector(const pld_request *op)
-{
-    return op->count * pld_dtype_bytes(op->dtype);
-}
-
 /* Where a slice of a vector that is cut evenly begins. */
 static size_t even_start(const pld_request *op, int r)
 {
     const size_t p = (size_t)op->group->size;
-    const size_t each = op->count / p + (op->count % p != 0);
-    const size_t aligned = (each + SLICE_ALIGN - 1) / SLICE_ALIGN * SLICE_ALIGN;
+    size_t each, aligned;
 
+    if (r == 0)
+        return 0;
+    each = op->count / p + (op->count % p != 0);
+    aligned = (each + SLICE_ALIGN - 1) / SLICE_ALIGN * SLICE_ALIGN;
     return min_size((size_t)r * aligned, op->count) * pld_dtype_bytes(op->dtype);
 }
 
@@ -236,9 +234,9 @@ void pldi_reduce_to(const pld_request *op, int block, size_t offset, size_t byte
         const struct pldi_spot spot = pldi_locate(op, PLDI_RECEIVED, block, offset);
         const size_t run = min_size(spot.run, bytes);
 
-        pldi_kernels()->reduce(pldi_base(op, PLDI_RECEIVED, spot.item) + spot.offset, sources, n,
-                               run / pld_dtype_bytes(op->dtype), op->dtype, pldi_kernel_op(op),
-                               op->scale);
+        op->group->kernels->reduce(pldi_base(op, PLDI_RECEIVED, spot.item) + spot.offset, sources,
+                                   n, run / pld_dtype_bytes(op->dtype), op->dtype,
+                                   pldi_kernel_op(op), op->scale);
         for (int s = 0; s < n; s++)
             sources[s] = (const unsigned char *)sources[s] + run;
         offset += run;

@@ -49,7 +49,10 @@ size_t pldi_slice_most(const pld_request *op);
 size_t pldi_flow(const pld_request *op, int s, int d);
 
 /** Bytes of the vector, or of one block. */
-size_t pldi_vector(const pld_request *op);
+static inline size_t pldi_vector(const pld_request *op)
+{
+    return op->vector;
+}
 
 /** Bytes of a whole side, in all items and blocks; 0 if this rank has no use for it. */
 size_t pldi_extent(const pld_request *op, enum pldi_side side);

@@ -16,8 +16,8 @@ enum {
     PLDI_MAIL_RANKS = 64,      /**< in larger teams the transport carries messages */
     PLDI_MAIL_LETTERS = 32,    /**< under way from one rank to another */
     PLDI_MAIL_INLINE = 224,    /**< bytes of a message that are in the letter */
-    PLDI_MAIL_SLOT = 32 << 10, /**< bytes of a message that passes through slots */
-    PLDI_MAIL_SLOTS = 4,
+    PLDI_MAIL_SLOT = 64 << 10, /**< bytes of a message that passes through slots */
+    PLDI_MAIL_SLOTS = 8,
     PLDI_MAIL_PIECE = 1 << 20 /**< bytes that are copied in one step */
 };
 

@@ -397,12 +397,12 @@ static int judge(pld_request *op)
 }
 
 /* What a rank brought for this one. */
-static const unsigned char *brought(const pld_request *op, int rank)
+static const unsigned char *brought(const pld_request *op, int rank, int in_line)
 {
     const struct pldi_team *team = op->group->team;
     const struct pldi_seat *seat = pldi_team_seat(team, rank);
     const int set = (int)((team->begun - 1) % 2);
-    const unsigned char *data = is_inline(op) ? seat->arrivals[set].u.data : seat->small[set];
+    const unsigned char *data = in_line ? seat->arrivals[set].u.data : seat->small[set];
 
     if (pldi_shape(op->kind)->cut[PLDI_SENT] != PLDI_BLOCKS)
         return data;
@@ -416,9 +416,10 @@ static void finish_small(pld_request *op)
     struct pldi_team *team = op->group->team;
     const struct pldi_shape *shape = pldi_shape(op->kind);
     const int even = shape->cut[PLDI_RECEIVED] == PLDI_EVEN;
+    const int in_line = is_inline(op);
 
     for (int r = 0; r < team->size; r++) {
-        team->sources[r] = brought(op, r);
+        team->sources[r] = brought(op, r, in_line);
         if (!shape->reduces && pldi_flow(op, r, team->rank) > 0 &&
             !(shape->from_root && shape->cut[PLDI_SENT] == PLDI_WHOLE && r == team->rank))
             pldi_unpack(op, r, 0, pldi_flow(op, r, team->rank), team->sources[r]);
