@@ -7,17 +7,28 @@
  *
  * Rules for every operation below
  * - Collective over the group: every rank calls it, in the same order relative
- *   to the group's other collective operations, with equal count, dtype,
- *   operator and root.  pld_send() and pld_recv() concern two ranks only.
- * - Counts are in elements, buffers in host memory, aligned to their element.
- *   A buffer may be NULL if its count is 0.
+ *   to the group's other collective operations, with equal count or counts,
+ *   dtype, operator and root.  Ranks find out whether they agree before data
+ *   move: else all get PLD_ERR_MISMATCH, whose sentence says who differs in what.
+ *   pld_send() and pld_recv() concern two ranks only.
+ * - Counts are in elements, and any that memory can hold, beyond 2^31 as well;
+ *   buffers in host memory, aligned to their element.  A buffer may be NULL if
+ *   its count is 0, or if this rank has no use for it ("at the root").
+ * - A buffer of [size][count] holds one block per rank, by rank.  Where counts
+ *   differ by rank ("_v"), blocks lie one behind the other without gaps, block r
+ *   with counts[r] elements.  Arrays of counts are read before the call returns.
+ * - In place: where an operation says so, send and recv may be the same memory
+ *   in the way it says; otherwise they must not overlap.
+ * - Types of 8 bits without arithmetic here (fp8, packed int4) travel as PLD_U8
+ *   in everything that does not reduce; move them as bytes, and add them up in a
+ *   wider type.
  * - Completion: without `opts->request` the call returns when the result is in
  *   place.  With it, the call returns at once; the buffers are polder's until
  *   pld_request_wait() or a pld_request_test() that said done.  Requests of one
  *   group complete in any order of waiting; operations run in call order.
  * - Numerics: f16 and bf16 are added in f32, in rank order, and rounded once
  *   (to nearest even; NaN stays NaN).  Same group size, count and dtype: same
- *   bits, every time.  max and min of a NaN and a number are NaN.
+ *   bits, every time.  max and min of a NaN and a number are NaN.  Integers wrap.
  * - Errors: PLD_ERR_ARG (on the rank that passed it: nothing was sent),
  *   PLD_ERR_NOMEM, PLD_ERR_MISMATCH (ranks disagree on the operation),
  *   PLD_ERR_PEER, PLD_ERR_TRANSPORT.  After MISMATCH and NOMEM, which every rank
@@ -85,6 +96,14 @@ PLD_API int pld_allreduce(pld_group *group, const void *send, void *recv, size_t
                           pld_dtype dtype, pld_op op, const pld_coll_opts *opts);
 
 /**
+ * As pld_allreduce(), with the result at the root only.
+ * @param send  [count]
+ * @param recv  [count] at the root; elsewhere ignored.  Equal to send: in place
+ */
+PLD_API int pld_reduce(pld_group *group, const void *send, void *recv, size_t count,
+                       pld_dtype dtype, pld_op op, int root, const pld_coll_opts *opts);
+
+/**
  * Rank r receives slice r of the reduction.
  * @param send  [size][count]
  * @param recv  [count]; may be send + rank*count elements: in place
@@ -92,6 +111,16 @@ PLD_API int pld_allreduce(pld_group *group, const void *send, void *recv, size_t
  */
 PLD_API int pld_reduce_scatter(pld_group *group, const void *send, void *recv, size_t count,
                                pld_dtype dtype, pld_op op, const pld_coll_opts *opts);
+
+/**
+ * As pld_reduce_scatter(), with slices of different length.
+ * @param send    [sum of counts]
+ * @param recv    [counts[rank]]; may be this rank's slice of send: in place
+ * @param counts  [size], equal on all ranks
+ */
+PLD_API int pld_reduce_scatter_v(pld_group *group, const void *send, void *recv,
+                                 const size_t *counts, pld_dtype dtype, pld_op op,
+                                 const pld_coll_opts *opts);
 
 /**
  * Every rank receives the concatenation of all contributions, by rank.
@@ -102,12 +131,100 @@ PLD_API int pld_reduce_scatter(pld_group *group, const void *send, void *recv, s
 PLD_API int pld_allgather(pld_group *group, const void *send, void *recv, size_t count,
                           pld_dtype dtype, const pld_coll_opts *opts);
 
+/**
+ * As pld_allgather(), with contributions of different length.
+ * @param send    [counts[rank]]; may be this rank's block of recv: in place
+ * @param recv    [sum of counts]
+ * @param counts  [size], equal on all ranks
+ */
+PLD_API int pld_allgather_v(pld_group *group, const void *send, void *recv, const size_t *counts,
+                            pld_dtype dtype, const pld_coll_opts *opts);
+
+/**
+ * Block d of rank s becomes block s of rank d.
+ * @param send,recv  [size][count]; equal pointers: in place
+ * @param count      elements of one block
+ */
+PLD_API int pld_alltoall(pld_group *group, const void *send, void *recv, size_t count,
+                         pld_dtype dtype, const pld_coll_opts *opts);
+
+/**
+ * As pld_alltoall(), with blocks of different length; not in place.  What rank s sends to d
+ * must be what d expects of s: send_counts[d] there equals recv_counts[s] here.
+ * @param send         [sum of send_counts]
+ * @param send_counts  [size], of this rank's blocks for the others
+ * @param recv         [sum of recv_counts]
+ * @param recv_counts  [size], of the others' blocks for this rank
+ */
+PLD_API int pld_alltoall_v(pld_group *group, const void *send, const size_t *send_counts,
+                           void *recv, const size_t *recv_counts, pld_dtype dtype,
+                           const pld_coll_opts *opts);
+
+/**
+ * The root receives the concatenation of all contributions, by rank.
+ * @param send  [count]; at the root it may be its block of recv: in place
+ * @param recv  [size][count] at the root; elsewhere ignored
+ * @param count elements of one contribution
+ */
+PLD_API int pld_gather(pld_group *group, const void *send, void *recv, size_t count,
+                       pld_dtype dtype, int root, const pld_coll_opts *opts);
+
+/**
+ * As pld_gather(), with contributions of different length.
+ * @param send    [counts[rank]]
+ * @param recv    [sum of counts] at the root
+ * @param counts  [size], equal on all ranks (not only known to the root)
+ */
+PLD_API int pld_gather_v(pld_group *group, const void *send, void *recv, const size_t *counts,
+                         pld_dtype dtype, int root, const pld_coll_opts *opts);
+
+/**
+ * Rank r receives block r of the root.
+ * @param send  [size][count] at the root; elsewhere ignored
+ * @param recv  [count]; at the root it may be its block of send: in place
+ * @param count elements of one block
+ */
+PLD_API int pld_scatter(pld_group *group, const void *send, void *recv, size_t count,
+                        pld_dtype dtype, int root, const pld_coll_opts *opts);
+
+/**
+ * As pld_scatter(), with blocks of different length.
+ * @param send    [sum of counts] at the root
+ * @param recv    [counts[rank]]
+ * @param counts  [size], equal on all ranks (not only known to the root)
+ */
+PLD_API int pld_scatter_v(pld_group *group, const void *send, void *recv, const size_t *counts,
+                          pld_dtype dtype, int root, const pld_coll_opts *opts);
+
 /** buf of rank `root` to all.  @param buf [count] */
 PLD_API int pld_broadcast(pld_group *group, void *buf, size_t count, pld_dtype dtype, int root,
                           const pld_coll_opts *opts);
 
 /** Return when all ranks have called. */
 PLD_API int pld_barrier(pld_group *group, const pld_coll_opts *opts);
+
+/** One tensor of a list. */
+typedef struct {
+    const void *send;
+    void *recv;
+    size_t count; /**< as that of the operation without a list */
+} pld_coll_item;
+
+/**
+ * As the operation without "_list" on each item in turn, for one meeting of the ranks and one
+ * pass over the data: what many small tensors cost is that of one large tensor.  All items have
+ * one dtype, and one operator or root.  In place holds item by item; items must not overlap.
+ * Of a broadcast `recv` is the buffer, `send` is ignored.
+ * @param items  [n], read before the call returns; n and all counts equal on all ranks
+ */
+PLD_API int pld_allreduce_list(pld_group *group, const pld_coll_item *items, size_t n,
+                               pld_dtype dtype, pld_op op, const pld_coll_opts *opts);
+PLD_API int pld_reduce_scatter_list(pld_group *group, const pld_coll_item *items, size_t n,
+                                    pld_dtype dtype, pld_op op, const pld_coll_opts *opts);
+PLD_API int pld_allgather_list(pld_group *group, const pld_coll_item *items, size_t n,
+                               pld_dtype dtype, const pld_coll_opts *opts);
+PLD_API int pld_broadcast_list(pld_group *group, const pld_coll_item *items, size_t n,
+                               pld_dtype dtype, int root, const pld_coll_opts *opts);
 
 /**
  * Send to rank `dest` of the group.  Matches the receive with the same tag;

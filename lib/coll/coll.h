@@ -9,7 +9,9 @@
  * on as far as it can without waiting.  coll_engine.c decides who calls it, and
  * when; coll_open.c is the first phase of every collective operation, in which
  * the ranks find out whether they are doing the same thing; coll_lane.c moves the
- * data of those too big to travel with the opening.
+ * data of those too big to travel with the opening.  Between ranks of one node
+ * coll_shm.h stands in for both.  What distinguishes one operation from another
+ * is a row of the table in coll_shape.c; the rest goes by it.
  */
 #ifndef PLDI_COLL_H
 #define PLDI_COLL_H
@@ -26,7 +28,8 @@ enum {
     PLDI_DIRECT_RANKS = 8,    /**< up to here every rank talks to every other at once */
     PLDI_LANES = 2,           /**< chunks under way at a time: one moves, one is reduced */
     PLDI_TEXT_BYTES = 1024,
-    PLDI_TAG_BYTES = 72,
+    PLDI_TAG_BYTES = 60,
+    PLDI_COUNTS = 128, /**< counts of blocks or items that travel with an opening */
     /* Tags: one for openings, two for each lane, then those of pld_send(). */
     PLDI_TAG_OPEN = 0,
     PLDI_TAG_LANE = 1,
@@ -37,11 +40,21 @@ enum pldi_kind {
     PLDI_BARRIER,
     PLDI_AGREE,
     PLDI_ALLREDUCE,
+    PLDI_REDUCE,
     PLDI_REDUCE_SCATTER,
+    PLDI_REDUCE_SCATTER_V,
     PLDI_ALLGATHER,
+    PLDI_ALLGATHER_V,
     PLDI_BROADCAST,
+    PLDI_ALLTOALL,
+    PLDI_ALLTOALL_V,
+    PLDI_GATHER,
+    PLDI_GATHER_V,
+    PLDI_SCATTER,
+    PLDI_SCATTER_V,
     PLDI_SEND,
-    PLDI_RECV
+    PLDI_RECV,
+    PLDI_KINDS
 };
 
 /** How far an operation is. */
@@ -60,19 +73,31 @@ struct pldi_opening {
         uint64_t count;
         double scale;
         uint64_t sequence;
+        uint64_t counts; /**< hash of the blocks' or items' counts; 0: one count says it all */
     } print;
     int32_t rank, size;
-    int32_t code;   /**< PLD_AGREE's, or of a rank that cannot take part; its text follows */
-    uint32_t bytes; /**< of data or text that follow */
+    int32_t code;      /**< PLD_AGREE's, or of a rank that cannot take part; its text follows */
+    uint32_t n_counts; /**< counts that follow, at most PLDI_COUNTS */
+    uint32_t bytes;    /**< of data or text that follow those */
     char tag[PLDI_TAG_BYTES]; /**< the caller's name for the operation */
 };
 _Static_assert(sizeof(struct pldi_opening) == 128, "data that follow are aligned");
+
+/** All that one rank said; for the verdict. */
+struct pldi_word {
+    const struct pldi_opening *opening;
+    const uint64_t *counts; /**< [opening->n_counts] */
+    const char *text;       /**< [opening->bytes], if its code is negative */
+};
+
+enum { PLDI_SLOT_BYTES = (int)sizeof(struct pldi_opening) + PLDI_COUNTS * 8 + PLDI_SMALL_BYTES };
 
 /** What log2(size) rounds carry if there are too many ranks to talk to each. */
 struct pldi_digest {
     struct pldi_opening low, high; /**< smallest and largest print */
     struct pldi_opening bad;       /**< of the lowest rank with a code; rank INT32_MAX: none */
     char text[PLDI_TEXT_BYTES];
+    uint64_t counts[2][PLDI_COUNTS]; /**< of low and high */
 };
 
 /** A chunk's way through the two stages of an operation. */
@@ -81,17 +106,26 @@ struct pldi_lane {
     int state;
     struct pldi_xfer *sends, *recvs; /* [size] */
     size_t *wants;                   /* [size], bytes that each receive must bring */
-    unsigned char *scratch;          /* [size][chunk bytes] */
+    unsigned char *scratch;          /* [2 * size][chunk bytes]: what came, what goes */
+    unsigned char *result;           /* of the reduction, in one piece */
 };
 
 /** Memory for the one collective operation of a group that is under way. */
 struct pldi_work {
-    unsigned char *out, *in;         /* openings, [size][slot bytes] */
+    unsigned char *out, *in;         /* openings, [size][PLDI_SLOT_BYTES] */
     struct pldi_xfer *sends, *recvs; /* [size] */
     struct pldi_lane lanes[PLDI_LANES];
-    const void **sources; /* [size] */
-    size_t chunk_bytes;   /**< that the lanes' scratch is for; 0: none yet */
-    int round;            /**< of the digest */
+    const void **sources;    /* [size] */
+    uint64_t *theirs, *ours; /* [size], counts that peers say they send, and this rank does */
+    size_t scratch_bytes;    /* of each lane */
+    int round, phase;        /* of the digest */
+};
+
+/** One tensor of an operation; an operation without a list has one. */
+struct pldi_item {
+    unsigned char *base[2]; /**< send, recv */
+    size_t start;           /**< bytes of the items before, in one block */
+    size_t bytes;           /**< of one block */
 };
 
 struct pld_request {
@@ -100,36 +134,56 @@ struct pld_request {
     struct pldi_print print;
     const void *send;
     void *recv;
-    size_t count;
+    size_t count;  /**< of all items together; of all blocks if they differ */
+    size_t vector; /**< bytes of that */
     pld_dtype dtype;
     pld_op op;
     int root;
     double scale;
     int peer, tag;
-    unsigned waits;   /**< fruitless looks for a message */
+    struct { /* coll_shm_mail.c */
+        pld_request *next;
+        uint64_t id, ref;
+        size_t bytes, moved;
+        int phase;
+    } mail;
+    unsigned waits;   /**< fruitless steps, for looking after the others now and then */
+    double looked;    /**< when that was last done */
     const char *name; /**< the caller's tag */
+
+    /* Where one count does not say it all; in `memory`, which is the operation's. */
+    void *memory;
+    const struct pldi_item *items; /**< NULL: one, with send, recv and count */
+    size_t n_items;
+    const size_t *starts[2]; /**< [size+1], bytes before each block; NULL: all are equal */
+    const uint64_t *counts;  /**< [n_counts], what the hash in the print is of */
+    size_t n_counts;
 
     enum pldi_state state;
     int done;  /**< guarded by the engine's lock */
     int spare; /**< it is its group's spare */
     int code;  /**< before the start: this rank's verdict; when done: the result */
-    char text[PLDI_TEXT_BYTES];
     struct pldi_xfer xfer;
     size_t chunks, chunk_bytes;
 
     pld_request *queued; /**< behind it in its group */
     pld_request *active; /**< next in the engine */
+
+    char text[PLDI_TEXT_BYTES]; /**< of the code; last, for it is rarely copied */
 };
 
+struct pldi_kernels;
 struct pldi_node_shm;
 struct pldi_team;
 
 struct pld_group {
     struct pldi_engine *engine;
     struct pldi_transport *transport;
+    const struct pldi_kernels *kernels;
     int rank, size;
     uint64_t sequence;
-    int broken; /**< the code that ended communication in this group */
+    size_t chunk_bytes; /**< of messages of large operations, for each peer; equal on all ranks */
+    int broken;         /**< the code that ended communication in this group */
     pld_request *first, *last;
     pld_request spare; /**< for calls that wait: they need no memory */
     struct pldi_work work;
@@ -144,34 +198,36 @@ int pldi_group_create(struct pldi_engine *engine, struct pldi_transport *transpo
 /** As pld_group_destroy(); the code is that of closing the transport object. */
 int pldi_group_close(pld_group **group);
 
-/** Scratch for the lanes of an operation with chunks of so many bytes. */
-int pldi_work_reserve(pld_group *group, size_t chunk_bytes);
+/** Scratch of so many bytes for each lane. */
+int pldi_work_reserve(pld_group *group, size_t bytes);
 
 /** Move on; sets *moved if anything happened.  1: done, 0: not yet; or an error. */
 int pldi_op_step(pld_request *op, int *moved);
 int pldi_open_step(pld_request *op, int *moved);
 int pldi_lane_step(pld_request *op, int *moved);
 
-/** What this rank says at the start of op; the verdict on what all said, text behind each. */
+/** What this rank says at the start of op; the verdict on what all said. */
 struct pldi_opening pldi_open_make(const pld_request *op);
-int pldi_open_judge(const struct pldi_opening *const *all, int size);
+int pldi_open_judge(const struct pldi_word *all, int size);
 
 /** Plan the lanes of an operation; may need memory. */
 int pldi_lane_plan(pld_request *op);
 
-/** Bytes that go to one peer with the opening, or SIZE_MAX: too many. */
-size_t pldi_small_bytes(const pld_request *op);
-
-/** Where the data of `peer` in the opening come from, and what becomes of all of them. */
-const void *pldi_small_source(const pld_request *op, int peer);
+/** Bytes that rank s sends to d with the opening; put this rank's there; make the best of all. */
+size_t pldi_small_bytes(const pld_request *op, int s, int d);
+void pldi_small_put(const pld_request *op, int d, unsigned char *to);
 void pldi_small_finish(pld_request *op);
+
+/** An operation of a group of one rank. */
+void pldi_lane_alone(const pld_request *op);
+
+/** Data of `rank` in the opening that came from it. */
+const unsigned char *pldi_open_data(const pld_group *group, int rank);
 
 /** Test what is active among n transfers; wants may be NULL.  1: none is active any more. */
 int pldi_xfers_test(pld_group *group, struct pldi_xfer *xfers, const size_t *wants, int n,
                     int *moved);
 /** Give up whatever the group has under way. */
 void pldi_work_cancel(pld_group *group);
-
-const char *pldi_kind_name(unsigned kind);
 
 #endif /* PLDI_COLL_H */

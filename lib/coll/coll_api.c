@@ -10,54 +10,16 @@
  * and all return PLD_ERR_NOMEM.
  */
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/base_err.h"
 #include "base/base_mem.h"
 #include "base/base_opts.h"
-#include "coll/coll.h"
+#include "coll/coll_call.h"
 
 enum { OPTS_SIZE_0_1 = 32, MAX_TAG = (1 << 20) - 1, TRIES_AT_ONCE = 3000 };
 _Static_assert(sizeof(pld_coll_opts) == OPTS_SIZE_0_1, "padding, or ABI");
-
-static int is_floating(pld_dtype dtype)
-{
-    return dtype == PLD_F32 || dtype == PLD_F64 || dtype == PLD_F16 || dtype == PLD_BF16;
-}
-
-static int check_buffer(const char *call, const char *name, const void *buffer, size_t count,
-                        pld_dtype dtype, size_t times)
-{
-    const size_t bytes = pld_dtype_bytes(dtype);
-    size_t total;
-
-    if (bytes == 0)
-        return pldi_fail(PLD_ERR_ARG, "%s: %d is no dtype", call, (int)dtype);
-    if (__builtin_mul_overflow(count, bytes, &total) ||
-        __builtin_mul_overflow(total, times, &total) || total > PTRDIFF_MAX)
-        return pldi_fail(PLD_ERR_ARG, "%s: %zu x %zu elements are more than memory can hold", call,
-                         times, count);
-    if (buffer == NULL && total > 0)
-        return pldi_fail(PLD_ERR_ARG, "%s: %s is NULL, with %zu elements", call, name, count);
-    if ((uintptr_t)buffer % bytes != 0)
-        return pldi_fail(PLD_ERR_ARG, "%s: %s is not aligned to %s", call, name,
-                         pld_dtype_name(dtype));
-    return PLD_OK;
-}
-
-static int check_overlap(const char *call, const void *a, size_t a_bytes, const void *b,
-                         size_t b_bytes, const void *in_place)
-{
-    const uintptr_t x = (uintptr_t)a;
-    const uintptr_t y = (uintptr_t)b;
-
-    if (a_bytes == 0 || b_bytes == 0 || (uintptr_t)in_place == (a_bytes < b_bytes ? x : y) ||
-        x + a_bytes <= y || y + b_bytes <= x)
-        return PLD_OK;
-    return pldi_fail(PLD_ERR_ARG, "%s: send and recv overlap without being in place", call);
-}
 
 static int read_opts(const pld_coll_opts *opts, pld_coll_opts *out)
 {
@@ -67,47 +29,13 @@ static int read_opts(const pld_coll_opts *opts, pld_coll_opts *out)
     return pldi_opts_copy(out, sizeof(*out), opts, OPTS_SIZE_0_1);
 }
 
-/* Set the operator; the factor of an average is part of the scale. */
-static int set_op(const char *call, pld_request *op, pld_op reduce, double scale)
-{
-    if ((int)reduce < PLD_SUM || (int)reduce > PLD_PROD)
-        return pldi_fail(PLD_ERR_ARG, "%s: %d is no operator", call, (int)reduce);
-    if (!isfinite(scale))
-        return pldi_fail(PLD_ERR_ARG, "%s: scale is %g", call, scale);
-    scale = scale == 0 ? 1 : scale;
-    if (!is_floating(op->dtype) && (reduce == PLD_AVG || scale != 1))
-        return pldi_fail(PLD_ERR_ARG, "%s: %s of %s; average and scale need a floating type", call,
-                         reduce == PLD_AVG ? "average" : "scale", pld_dtype_name(op->dtype));
-    op->op = reduce;
-    op->print.op = (uint32_t)reduce;
-    op->print.scale = scale;
-    op->scale = reduce == PLD_AVG ? scale / op->group->size : scale;
-    return PLD_OK;
-}
-
-static void fill(pld_request *op, pld_group *group, enum pldi_kind kind, const void *send,
-                 void *recv, size_t count, pld_dtype dtype)
-{
-    memset(op, 0, offsetof(pld_request, text));
-    op->text[0] = '\0';
-    op->group = group;
-    op->kind = kind;
-    op->send = send;
-    op->recv = recv;
-    op->count = count;
-    op->dtype = dtype;
-    op->scale = 1;
-    op->print.kind = (uint32_t)kind;
-    op->print.dtype = (uint32_t)dtype;
-    op->print.count = count;
-}
-
 static int finish(pld_request *op)
 {
     const int code = op->code;
 
     if (code < 0)
         (void)pldi_fail(code, "%s", op->text);
+    pldi_free(op->memory);
     if (!op->spare)
         pldi_free(op);
     return code;
@@ -124,8 +52,7 @@ static int try_at_once(pld_request *op)
     int tries = 0;
     int rc = 0;
 
-    if (op->group->team == NULL || op->kind == PLDI_SEND || op->kind == PLDI_RECV ||
-        !pldi_engine_try_enter(engine))
+    if (op->group->team == NULL || !pldi_engine_try_enter(engine))
         return 0;
     while (rc == 0 && tries < TRIES_AT_ONCE) {
         int moved = 0;
@@ -140,16 +67,26 @@ static int try_at_once(pld_request *op)
     return rc;
 }
 
+static void copy_operation(pld_request *to, const pld_request *from)
+{
+    memcpy(to, from, offsetof(pld_request, text));
+    to->text[0] = '\0';
+    if (from->code < 0)
+        memcpy(to->text, from->text, sizeof(to->text));
+}
+
 static int post_and_wait(const pld_request *filled)
 {
     pld_request *op = &filled->group->spare;
     int rc;
 
-    *op = *filled;
+    copy_operation(op, filled);
     op->spare = 1;
     rc = try_at_once(op);
-    if (rc != 0)
+    if (rc != 0) {
+        pldi_free(op->memory);
         return rc < 0 ? rc : PLD_OK;
+    }
     pldi_engine_post(op->group->engine, op, 0);
     pldi_engine_wait(op->group->engine, op);
     return finish(op);
@@ -167,96 +104,286 @@ static int post(pld_request *filled, const pld_coll_opts *opts)
     op = pldi_alloc(1, sizeof(*op), "an operation");
     if (op == NULL && (filled->kind == PLDI_SEND || filled->kind == PLDI_RECV))
         return PLD_ERR_NOMEM;
-    if (op == NULL) {
+    if (op == NULL && filled->code == 0) {
         filled->code = PLD_ERR_NOMEM;
         (void)snprintf(filled->text, sizeof(filled->text), "%s", pld_last_error());
-        return post_and_wait(filled);
     }
-    *op = *filled;
+    if (op == NULL)
+        return post_and_wait(filled);
+    copy_operation(op, filled);
     *opts->request = op;
     pldi_engine_post(op->group->engine, op, 1);
     return PLD_OK;
 }
 
-int pld_allreduce(pld_group *group, const void *send, void *recv, size_t count, pld_dtype dtype,
-                  pld_op op, const pld_coll_opts *opts)
+static int collective(const struct pldi_call *call, const pld_coll_opts *opts)
 {
-    const size_t bytes = count * pld_dtype_bytes(dtype);
     pld_coll_opts o;
     pld_request r;
 
-    PLDI_CHECK_ARG(group != NULL);
     PLDI_TRY(read_opts(opts, &o));
-    PLDI_TRY(check_buffer(__func__, "send", send, count, dtype, 1));
-    PLDI_TRY(check_buffer(__func__, "recv", recv, count, dtype, 1));
-    if (send != recv)
-        PLDI_TRY(check_overlap(__func__, send, bytes, recv, bytes, NULL));
-    fill(&r, group, PLDI_ALLREDUCE, send, recv, count, dtype);
-    PLDI_TRY(set_op(__func__, &r, op, o.scale));
+    PLDI_TRY(pldi_call_fill(call, o.scale, &r));
     return post(&r, &o);
+}
+
+int pld_allreduce(pld_group *group, const void *send, void *recv, size_t count, pld_dtype dtype,
+                  pld_op op, const pld_coll_opts *opts)
+{
+    const struct pldi_call call = {.name = __func__,
+                                   .kind = PLDI_ALLREDUCE,
+                                   .group = group,
+                                   .send = send,
+                                   .recv = recv,
+                                   .count = count,
+                                   .dtype = dtype,
+                                   .op = op};
+
+    return collective(&call, opts);
+}
+
+int pld_reduce(pld_group *group, const void *send, void *recv, size_t count, pld_dtype dtype,
+               pld_op op, int root, const pld_coll_opts *opts)
+{
+    const struct pldi_call call = {.name = __func__,
+                                   .kind = PLDI_REDUCE,
+                                   .group = group,
+                                   .send = send,
+                                   .recv = recv,
+                                   .count = count,
+                                   .dtype = dtype,
+                                   .op = op,
+                                   .root = root};
+
+    return collective(&call, opts);
 }
 
 int pld_reduce_scatter(pld_group *group, const void *send, void *recv, size_t count,
                        pld_dtype dtype, pld_op op, const pld_coll_opts *opts)
 {
-    const size_t bytes = count * pld_dtype_bytes(dtype);
-    pld_coll_opts o;
-    pld_request r;
+    const struct pldi_call call = {.name = __func__,
+                                   .kind = PLDI_REDUCE_SCATTER,
+                                   .group = group,
+                                   .send = send,
+                                   .recv = recv,
+                                   .count = count,
+                                   .dtype = dtype,
+                                   .op = op};
 
-    PLDI_CHECK_ARG(group != NULL);
-    PLDI_TRY(read_opts(opts, &o));
-    PLDI_TRY(check_buffer(__func__, "send", send, count, dtype, (size_t)group->size));
-    PLDI_TRY(check_buffer(__func__, "recv", recv, count, dtype, 1));
-    PLDI_TRY(check_overlap(__func__, recv, bytes, send, bytes * (size_t)group->size,
-                           (const char *)send + bytes * (size_t)group->rank));
-    fill(&r, group, PLDI_REDUCE_SCATTER, send, recv, count, dtype);
-    PLDI_TRY(set_op(__func__, &r, op, o.scale));
-    return post(&r, &o);
+    return collective(&call, opts);
+}
+
+int pld_reduce_scatter_v(pld_group *group, const void *send, void *recv, const size_t *counts,
+                         pld_dtype dtype, pld_op op, const pld_coll_opts *opts)
+{
+    const struct pldi_call call = {.name = __func__,
+                                   .kind = PLDI_REDUCE_SCATTER_V,
+                                   .group = group,
+                                   .send = send,
+                                   .recv = recv,
+                                   .counts = counts,
+                                   .dtype = dtype,
+                                   .op = op};
+
+    return collective(&call, opts);
 }
 
 int pld_allgather(pld_group *group, const void *send, void *recv, size_t count, pld_dtype dtype,
                   const pld_coll_opts *opts)
 {
-    const size_t bytes = count * pld_dtype_bytes(dtype);
-    pld_coll_opts o;
-    pld_request r;
+    const struct pldi_call call = {.name = __func__,
+                                   .kind = PLDI_ALLGATHER,
+                                   .group = group,
+                                   .send = send,
+                                   .recv = recv,
+                                   .count = count,
+                                   .dtype = dtype};
 
-    PLDI_CHECK_ARG(group != NULL);
-    PLDI_TRY(read_opts(opts, &o));
-    PLDI_TRY(check_buffer(__func__, "send", send, count, dtype, 1));
-    PLDI_TRY(check_buffer(__func__, "recv", recv, count, dtype, (size_t)group->size));
-    PLDI_TRY(check_overlap(__func__, send, bytes, recv, bytes * (size_t)group->size,
-                           (const char *)recv + bytes * (size_t)group->rank));
-    fill(&r, group, PLDI_ALLGATHER, send, recv, count, dtype);
-    return post(&r, &o);
+    return collective(&call, opts);
+}
+
+int pld_allgather_v(pld_group *group, const void *send, void *recv, const size_t *counts,
+                    pld_dtype dtype, const pld_coll_opts *opts)
+{
+    const struct pldi_call call = {.name = __func__,
+                                   .kind = PLDI_ALLGATHER_V,
+                                   .group = group,
+                                   .send = send,
+                                   .recv = recv,
+                                   .counts = counts,
+                                   .dtype = dtype};
+
+    return collective(&call, opts);
 }
 
 int pld_broadcast(pld_group *group, void *buf, size_t count, pld_dtype dtype, int root,
                   const pld_coll_opts *opts)
 {
-    pld_coll_opts o;
-    pld_request r;
+    const struct pldi_call call = {.name = __func__,
+                                   .kind = PLDI_BROADCAST,
+                                   .group = group,
+                                   .send = buf,
+                                   .recv = buf,
+                                   .count = count,
+                                   .dtype = dtype,
+                                   .root = root};
 
-    PLDI_CHECK_ARG(group != NULL);
-    if (root < 0 || root >= group->size)
-        return pldi_fail(PLD_ERR_ARG, "%s: root %d is not one of the %d ranks of the group",
-                         __func__, root, group->size);
-    PLDI_TRY(read_opts(opts, &o));
-    PLDI_TRY(check_buffer(__func__, "buf", buf, count, dtype, 1));
-    fill(&r, group, PLDI_BROADCAST, buf, buf, count, dtype);
-    r.root = r.print.root = root;
-    return post(&r, &o);
+    return collective(&call, opts);
+}
+
+int pld_alltoall(pld_group *group, const void *send, void *recv, size_t count, pld_dtype dtype,
+                 const pld_coll_opts *opts)
+{
+    const struct pldi_call call = {.name = __func__,
+                                   .kind = PLDI_ALLTOALL,
+                                   .group = group,
+                                   .send = send,
+                                   .recv = recv,
+                                   .count = count,
+                                   .dtype = dtype};
+
+    return collective(&call, opts);
+}
+
+int pld_alltoall_v(pld_group *group, const void *send, const size_t *send_counts, void *recv,
+                   const size_t *recv_counts, pld_dtype dtype, const pld_coll_opts *opts)
+{
+    const struct pldi_call call = {.name = __func__,
+                                   .kind = PLDI_ALLTOALL_V,
+                                   .group = group,
+                                   .send = send,
+                                   .counts = send_counts,
+                                   .recv = recv,
+                                   .recv_counts = recv_counts,
+                                   .dtype = dtype};
+
+    return collective(&call, opts);
+}
+
+int pld_gather(pld_group *group, const void *send, void *recv, size_t count, pld_dtype dtype,
+               int root, const pld_coll_opts *opts)
+{
+    const struct pldi_call call = {.name = __func__,
+                                   .kind = PLDI_GATHER,
+                                   .group = group,
+                                   .send = send,
+                                   .recv = recv,
+                                   .count = count,
+                                   .dtype = dtype,
+                                   .root = root};
+
+    return collective(&call, opts);
+}
+
+int pld_gather_v(pld_group *group, const void *send, void *recv, const size_t *counts,
+                 pld_dtype dtype, int root, const pld_coll_opts *opts)
+{
+    const struct pldi_call call = {.name = __func__,
+                                   .kind = PLDI_GATHER_V,
+                                   .group = group,
+                                   .send = send,
+                                   .recv = recv,
+                                   .counts = counts,
+                                   .dtype = dtype,
+                                   .root = root};
+
+    return collective(&call, opts);
+}
+
+int pld_scatter(pld_group *group, const void *send, void *recv, size_t count, pld_dtype dtype,
+                int root, const pld_coll_opts *opts)
+{
+    const struct pldi_call call = {.name = __func__,
+                                   .kind = PLDI_SCATTER,
+                                   .group = group,
+                                   .send = send,
+                                   .recv = recv,
+                                   .count = count,
+                                   .dtype = dtype,
+                                   .root = root};
+
+    return collective(&call, opts);
+}
+
+int pld_scatter_v(pld_group *group, const void *send, void *recv, const size_t *counts,
+                  pld_dtype dtype, int root, const pld_coll_opts *opts)
+{
+    const struct pldi_call call = {.name = __func__,
+                                   .kind = PLDI_SCATTER_V,
+                                   .group = group,
+                                   .send = send,
+                                   .recv = recv,
+                                   .counts = counts,
+                                   .dtype = dtype,
+                                   .root = root};
+
+    return collective(&call, opts);
+}
+
+int pld_allreduce_list(pld_group *group, const pld_coll_item *items, size_t n, pld_dtype dtype,
+                       pld_op op, const pld_coll_opts *opts)
+{
+    const struct pldi_call call = {.name = __func__,
+                                   .kind = PLDI_ALLREDUCE,
+                                   .group = group,
+                                   .items = items,
+                                   .n_items = n,
+                                   .has_items = 1,
+                                   .dtype = dtype,
+                                   .op = op};
+
+    return collective(&call, opts);
+}
+
+int pld_reduce_scatter_list(pld_group *group, const pld_coll_item *items, size_t n, pld_dtype dtype,
+                            pld_op op, const pld_coll_opts *opts)
+{
+    const struct pldi_call call = {.name = __func__,
+                                   .kind = PLDI_REDUCE_SCATTER,
+                                   .group = group,
+                                   .items = items,
+                                   .n_items = n,
+                                   .has_items = 1,
+                                   .dtype = dtype,
+                                   .op = op};
+
+    return collective(&call, opts);
+}
+
+int pld_allgather_list(pld_group *group, const pld_coll_item *items, size_t n, pld_dtype dtype,
+                       const pld_coll_opts *opts)
+{
+    const struct pldi_call call = {.name = __func__,
+                                   .kind = PLDI_ALLGATHER,
+                                   .group = group,
+                                   .items = items,
+                                   .n_items = n,
+                                   .has_items = 1,
+                                   .dtype = dtype};
+
+    return collective(&call, opts);
+}
+
+int pld_broadcast_list(pld_group *group, const pld_coll_item *items, size_t n, pld_dtype dtype,
+                       int root, const pld_coll_opts *opts)
+{
+    const struct pldi_call call = {.name = __func__,
+                                   .kind = PLDI_BROADCAST,
+                                   .group = group,
+                                   .items = items,
+                                   .n_items = n,
+                                   .has_items = 1,
+                                   .dtype = dtype,
+                                   .root = root};
+
+    return collective(&call, opts);
 }
 
 int pld_barrier(pld_group *group, const pld_coll_opts *opts)
 {
-    pld_coll_opts o;
-    pld_request r;
+    const struct pldi_call call = {
+        .name = __func__, .kind = PLDI_BARRIER, .group = group, .dtype = PLD_U8};
 
-    PLDI_CHECK_ARG(group != NULL);
-    PLDI_TRY(read_opts(opts, &o));
-    fill(&r, group, PLDI_BARRIER, NULL, NULL, 0, PLD_U8);
-    return post(&r, &o);
+    return collective(&call, opts);
 }
 
 int pld_agree(pld_group *group, int code)
@@ -265,7 +392,7 @@ int pld_agree(pld_group *group, int code)
     pld_request r;
 
     PLDI_CHECK_ARG(group != NULL);
-    fill(&r, group, PLDI_AGREE, NULL, NULL, 0, PLD_U8);
+    pldi_call_start(&r, group, PLDI_AGREE, NULL, NULL, 0, PLD_U8);
     r.code = code < 0 ? code : 0;
     if (code < 0)
         (void)snprintf(r.text, sizeof(r.text), "%s", pld_last_error());
@@ -295,8 +422,8 @@ int pld_send(pld_group *group, const void *buf, size_t count, pld_dtype dtype, i
     PLDI_CHECK_ARG(group != NULL);
     PLDI_TRY(check_peer(__func__, group, dest, tag));
     PLDI_TRY(read_opts(opts, &o));
-    PLDI_TRY(check_buffer(__func__, "buf", buf, count, dtype, 1));
-    fill(&r, group, PLDI_SEND, buf, NULL, count, dtype);
+    PLDI_TRY(pldi_call_check_buffer(__func__, "buf", buf, count, dtype));
+    pldi_call_start(&r, group, PLDI_SEND, buf, NULL, count, dtype);
     r.peer = dest;
     r.tag = tag;
     return post(&r, &o);
@@ -311,8 +438,8 @@ int pld_recv(pld_group *group, void *buf, size_t count, pld_dtype dtype, int sou
     PLDI_CHECK_ARG(group != NULL);
     PLDI_TRY(check_peer(__func__, group, source, tag));
     PLDI_TRY(read_opts(opts, &o));
-    PLDI_TRY(check_buffer(__func__, "buf", buf, count, dtype, 1));
-    fill(&r, group, PLDI_RECV, NULL, buf, count, dtype);
+    PLDI_TRY(pldi_call_check_buffer(__func__, "buf", buf, count, dtype));
+    pldi_call_start(&r, group, PLDI_RECV, NULL, buf, count, dtype);
     r.peer = source;
     r.tag = tag;
     return post(&r, &o);

@@ -7,8 +7,13 @@
 #include "base/base_mem.h"
 #include "coll/coll.h"
 #include "coll/coll_shm.h"
+#include "device/device_kernels.h"
 
-enum { SLOT_BYTES = sizeof(struct pldi_opening) + PLDI_SMALL_BYTES };
+enum {
+    MAX_CHUNK = 512 << 10,
+    MIN_CHUNK = 32 << 10,
+    ALL_CHUNKS = 1 << 20 /* of the peers of one lane together */
+};
 
 static void free_work(struct pldi_work *w)
 {
@@ -17,6 +22,8 @@ static void free_work(struct pldi_work *w)
     pldi_free(w->sends);
     pldi_free(w->recvs);
     pldi_free(w->sources);
+    pldi_free(w->theirs);
+    pldi_free(w->ours);
     for (int i = 0; i < PLDI_LANES; i++) {
         pldi_free(w->lanes[i].sends);
         pldi_free(w->lanes[i].recvs);
@@ -39,20 +46,31 @@ static int make_work(struct pldi_work *w, int size)
     const size_t n = (size_t)size;
     const size_t slots = size > PLDI_DIRECT_RANKS ? 1 : n;
 
+    _Static_assert(PLDI_SLOT_BYTES >= sizeof(struct pldi_digest), "a slot holds a digest");
     w->sources = pldi_alloc(n, sizeof(w->sources[0]), "reduction sources");
     if (w->sources == NULL)
         return PLD_ERR_NOMEM;
     if (size == 1)
         return PLD_OK;
-    w->out = pldi_alloc(slots, SLOT_BYTES, "openings");
-    w->in = pldi_alloc(slots, SLOT_BYTES, "openings");
+    w->out = pldi_alloc(slots, PLDI_SLOT_BYTES, "openings");
+    w->in = pldi_alloc(slots, PLDI_SLOT_BYTES, "openings");
     w->sends = pldi_alloc(n, sizeof(w->sends[0]), "transfers");
     w->recvs = pldi_alloc(n, sizeof(w->recvs[0]), "transfers");
-    if (w->out == NULL || w->in == NULL || w->sends == NULL || w->recvs == NULL)
+    w->theirs = pldi_alloc(n, sizeof(w->theirs[0]), "counts");
+    w->ours = pldi_alloc(n, sizeof(w->ours[0]), "counts");
+    if (w->out == NULL || w->in == NULL || w->sends == NULL || w->recvs == NULL ||
+        w->theirs == NULL || w->ours == NULL)
         return PLD_ERR_NOMEM;
     for (int i = 0; i < PLDI_LANES; i++)
         PLDI_TRY(make_lane(&w->lanes[i], n));
     return PLD_OK;
+}
+
+static size_t choose_chunk(int size)
+{
+    const size_t chunk = ALL_CHUNKS / (size_t)size / 64 * 64;
+
+    return chunk > MAX_CHUNK ? MAX_CHUNK : chunk < MIN_CHUNK ? MIN_CHUNK : chunk;
 }
 
 int pldi_group_create(struct pldi_engine *engine, struct pldi_transport *transport, pld_group **out)
@@ -65,8 +83,10 @@ int pldi_group_create(struct pldi_engine *engine, struct pldi_transport *transpo
     }
     g->engine = engine;
     g->transport = transport;
+    g->kernels = pldi_kernels();
     g->rank = transport->rank;
     g->size = transport->size;
+    g->chunk_bytes = choose_chunk(g->size);
     if (make_work(&g->work, g->size) < 0) {
         pld_group_destroy(&g);
         return PLD_ERR_NOMEM;
@@ -75,21 +95,20 @@ int pldi_group_create(struct pldi_engine *engine, struct pldi_transport *transpo
     return PLD_OK;
 }
 
-int pldi_work_reserve(pld_group *group, size_t chunk_bytes)
+int pldi_work_reserve(pld_group *group, size_t bytes)
 {
     struct pldi_work *w = &group->work;
 
-    if (w->chunk_bytes >= chunk_bytes)
+    if (w->scratch_bytes >= bytes)
         return PLD_OK;
+    w->scratch_bytes = 0;
     for (int i = 0; i < PLDI_LANES; i++) {
         pldi_free(w->lanes[i].scratch);
-        w->lanes[i].scratch = pldi_alloc((size_t)group->size, chunk_bytes, "reduction scratch");
-        if (w->lanes[i].scratch == NULL) {
-            w->chunk_bytes = 0;
+        w->lanes[i].scratch = pldi_alloc(1, bytes, "scratch");
+        if (w->lanes[i].scratch == NULL)
             return PLD_ERR_NOMEM;
-        }
     }
-    w->chunk_bytes = chunk_bytes;
+    w->scratch_bytes = bytes;
     return PLD_OK;
 }
 

@@ -2,21 +2,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Large operations.  The vector is seen as one slice per rank, each slice as a
- * row of chunks, and a chunk goes through two stages:
+ * Large operations.  Blocks (coll_shape.h) are rows of chunks, and a chunk goes
+ * through two stages:
  *
  *   gather  every rank gets the peers' parts of its own slice and adds them up
- *   spread  every rank sends its slice to the peers
+ *   spread  what flows from rank to rank is sent and received
  *
- * reduce_scatter is the first stage, allgather the second, allreduce both: each
- * byte leaves and enters a rank 2(p-1)/p times, the least there is, and each sum
- * is formed once, by one rank, over all contributions in rank order.
+ * reduce_scatter is the first stage, what does not reduce the second, allreduce
+ * both: each byte leaves and enters a rank 2(p-1)/p times, the least there is,
+ * and each sum is formed once, by one rank, over all contributions in rank order.
+ * reduce is both, too: no rank takes in more than the vector twice.
  *
  * Broadcast is a tree: the first stage takes a chunk from the parent, the second
  * passes it to the children.
  *
  * The lanes take chunks in turn.  Each has tags of its own, because how two of
  * them interleave differs from rank to rank, while within one the order is fixed.
+ * Two ranks need to agree only on what passes between them, so blocks of a few
+ * ranks may have ended while others go on.
+ *
+ * A part that lies in several items of a list is packed into scratch; what comes
+ * for such a part, or for a place that is still being sent from, waits there.
  */
 
 #include <string.h>
@@ -24,69 +30,120 @@
 #include "base/base_err.h"
 #include "base/base_mem.h"
 #include "coll/coll.h"
+#include "coll/coll_shape.h"
 #include "device/device_kernels.h"
 
 enum { START, GATHER, SPREAD, END };
 
-enum {
-    SLICE_ALIGN = 64, /* elements */
-    MAX_CHUNK = 512 << 10,
-    MIN_CHUNK = 32 << 10,
-    ALL_CHUNKS = 1 << 20, /* of the peers of one lane together */
-    CHAIN_CHUNKS = 8      /* chunks per rank from which a chain beats a binomial tree */
-};
+enum { CHAIN_CHUNKS = 8 /* chunks per rank from which a chain beats a binomial tree */ };
 
 static size_t min_size(size_t a, size_t b)
 {
     return a < b ? a : b;
 }
 
-static size_t slice_elements(const pld_request *op)
+static int reduces(const pld_request *op)
 {
-    const size_t p = (size_t)op->group->size;
-    size_t each;
-
-    if (op->kind == PLDI_BROADCAST || op->kind != PLDI_ALLREDUCE)
-        return op->count;
-    each = op->count / p + (op->count % p != 0);
-    return (each + SLICE_ALIGN - 1) / SLICE_ALIGN * SLICE_ALIGN;
+    return pldi_shape(op->kind)->reduces;
 }
 
-/* First element of a rank's slice within the whole vector. */
-static size_t slice_start(const pld_request *op, int rank)
+/* What so few bytes are travels with the opening. */
+static int is_small(const pld_request *op, size_t bytes)
 {
-    const size_t start = (size_t)rank * slice_elements(op);
-
-    return op->kind == PLDI_ALLREDUCE ? min_size(start, op->count) : start;
+    return op->group->size <= PLDI_DIRECT_RANKS && bytes <= PLDI_SMALL_BYTES;
 }
 
-/* The part of a rank's slice that is in a chunk: its first byte in the vector, and its bytes. */
-static size_t part(const pld_request *op, int rank, size_t chunk, size_t *start)
+static int is_even(const pld_request *op)
 {
-    const size_t bytes = pld_dtype_bytes(op->dtype);
-    const size_t each = op->chunk_bytes / bytes;
-    const size_t first = slice_start(op, rank);
-    size_t length = slice_elements(op);
+    return pldi_shape(op->kind)->cut[PLDI_SENT] == PLDI_EVEN;
+}
 
-    if (op->kind == PLDI_ALLREDUCE)
-        length = min_size(length, op->count - first);
-    *start = (first + min_size(chunk * each, length)) * bytes;
-    return (length - min_size(chunk * each, length) < each ? length - min_size(chunk * each, length)
-                                                           : each) *
-           bytes;
+size_t pldi_small_bytes(const pld_request *op, int s, int d)
+{
+    size_t bytes = pldi_flow(op, s, d);
+
+    if (reduces(op))
+        bytes = !is_even(op) ? pldi_slice(op, d) : pldi_takes(op, d) ? pldi_vector(op) : 0;
+    return is_small(op, bytes) ? bytes : 0;
+}
+
+/* What the lanes reduce on rank r, and move from s to d. */
+static size_t lane_slice(const pld_request *op, int r)
+{
+    return is_small(op, is_even(op) ? pldi_vector(op) : pldi_slice(op, r)) ? 0 : pldi_slice(op, r);
+}
+
+static size_t lane_flow(const pld_request *op, int s, int d)
+{
+    const size_t bytes = pldi_flow(op, s, d);
+
+    if (reduces(op))
+        return lane_slice(op, s) > 0 ? bytes : 0;
+    return is_small(op, bytes) ? 0 : bytes;
+}
+
+/* The part of so many bytes that is in a chunk. */
+static size_t part(const pld_request *op, size_t bytes, size_t chunk)
+{
+    return min_size(bytes - min_size(bytes, chunk * op->chunk_bytes), op->chunk_bytes);
+}
+
+static size_t gather_part(const pld_request *op, const struct pldi_lane *lane, int r)
+{
+    return part(op, lane_slice(op, r), lane->chunk);
+}
+
+static size_t spread_part(const pld_request *op, const struct pldi_lane *lane, int s, int d)
+{
+    return part(op, lane_flow(op, s, d), lane->chunk);
+}
+
+/* Bytes of the longest row of chunks that this rank has to do with. */
+static size_t longest(const pld_request *op)
+{
+    const int me = op->group->rank;
+    size_t most = 0;
+
+    for (int r = 0; r < op->group->size; r++) {
+        const size_t slice = reduces(op) ? lane_slice(op, r) : 0;
+        const size_t out = lane_flow(op, me, r);
+        const size_t in = lane_flow(op, r, me);
+
+        most = slice > most ? slice : most;
+        most = out > most ? out : most;
+        most = in > most ? in : most;
+    }
+    return most;
+}
+
+/* Received parts go to scratch first: they are not in one piece, or still being sent from. */
+static int bounces(const pld_request *op)
+{
+    return op->items != NULL || (op->kind == PLDI_ALLTOALL && op->send == op->recv);
+}
+
+static int is_tree(const pld_request *op)
+{
+    return op->kind == PLDI_BROADCAST;
 }
 
 int pldi_lane_plan(pld_request *op)
 {
-    const size_t bytes = slice_elements(op) * pld_dtype_bytes(op->dtype);
-    size_t chunk = ALL_CHUNKS / (size_t)op->group->size / 64 * 64;
+    const size_t p = (size_t)op->group->size;
+    const size_t chunk = op->group->chunk_bytes;
+    size_t bytes;
 
-    chunk = chunk > MAX_CHUNK ? MAX_CHUNK : chunk < MIN_CHUNK ? MIN_CHUNK : chunk;
     op->chunk_bytes = chunk;
+    bytes = !is_tree(op) ? longest(op) : is_small(op, pldi_vector(op)) ? 0 : pldi_vector(op);
     op->chunks = bytes / chunk + (bytes % chunk != 0);
-    if (op->kind == PLDI_ALLGATHER || op->kind == PLDI_BROADCAST)
+    if (op->chunks == 0 || !(reduces(op) || bounces(op)))
         return PLD_OK;
-    return pldi_work_reserve(op->group, chunk);
+    return pldi_work_reserve(op->group, (bounces(op) ? 2 : 1) * p * chunk);
+}
+
+static unsigned char *scratch(const pld_request *op, const struct pldi_lane *lane, int r)
+{
+    return lane->scratch + (size_t)r * op->chunk_bytes;
 }
 
 static int lane_tag(const pld_request *op, const struct pldi_lane *lane, int stage)
@@ -121,76 +178,136 @@ static int nth_peer(const pld_group *g, int n)
     return (g->rank + n) % g->size;
 }
 
+/* A part of a block of the sending side in one piece, in that part of scratch if need be. */
+static const unsigned char *outgoing(const pld_request *op, const struct pldi_lane *lane, int block,
+                                     size_t bytes, int spare)
+{
+    const size_t offset = lane->chunk * op->chunk_bytes;
+    unsigned char *piece;
+
+    if (bytes == 0)
+        return NULL;
+    piece = pldi_piece(op, PLDI_SENT, block, offset, bytes);
+    if (piece == NULL) {
+        piece = scratch(op, lane, spare);
+        pldi_pack(op, block, offset, bytes, piece);
+    }
+    return piece;
+}
+
 static int post_gather(const pld_request *op, struct pldi_lane *lane)
 {
     const pld_group *g = op->group;
-    size_t start;
-    size_t bytes = part(op, g->rank, lane->chunk, &start);
+    size_t bytes = gather_part(op, lane, g->rank);
 
     for (int n = 1; n < g->size; n++) {
         const int peer = nth_peer(g, g->size - n);
-        unsigned char *to = lane->scratch + (size_t)peer * op->chunk_bytes;
 
-        PLDI_TRY(recv_part(op, lane, GATHER, peer, to, bytes));
+        PLDI_TRY(recv_part(op, lane, GATHER, peer, scratch(op, lane, peer), bytes));
     }
     for (int n = 1; n < g->size; n++) {
         const int peer = nth_peer(g, n);
 
-        bytes = part(op, peer, lane->chunk, &start);
-        PLDI_TRY(send_part(op, lane, GATHER, peer, (const char *)op->send + start, bytes));
+        bytes = gather_part(op, lane, peer);
+        PLDI_TRY(send_part(op, lane, GATHER, peer, outgoing(op, lane, peer, bytes, g->size + peer),
+                           bytes));
     }
     return PLD_OK;
 }
 
-/* Where this rank's own slice is, or comes to be. */
-static unsigned char *own_place(const pld_request *op, size_t start)
-{
-    if (op->kind == PLDI_REDUCE_SCATTER)
-        start -= slice_start(op, op->group->rank) * pld_dtype_bytes(op->dtype);
-    return (unsigned char *)op->recv + start;
-}
-
-static void reduce_own(const pld_request *op, const struct pldi_lane *lane)
+static void reduce_own(const pld_request *op, struct pldi_lane *lane)
 {
     const pld_group *g = op->group;
-    const pld_op sum = op->op == PLD_AVG ? PLD_SUM : op->op;
-    size_t start;
-    const size_t bytes = part(op, g->rank, lane->chunk, &start);
+    const size_t offset = lane->chunk * op->chunk_bytes;
+    const size_t bytes = gather_part(op, lane, g->rank);
+    const int takes = pldi_takes(op, g->rank);
 
     if (bytes == 0)
         return;
     for (int r = 0; r < g->size; r++)
-        g->work.sources[r] = lane->scratch + (size_t)r * op->chunk_bytes;
-    g->work.sources[g->rank] = (const char *)op->send + start;
-    pldi_kernels()->reduce(own_place(op, start), g->work.sources, g->size,
-                           bytes / pld_dtype_bytes(op->dtype), op->dtype, sum, op->scale);
+        g->work.sources[r] = scratch(op, lane, r);
+    g->work.sources[g->rank] = outgoing(op, lane, g->rank, bytes, g->rank);
+    lane->result = takes ? pldi_piece(op, PLDI_RECEIVED, g->rank, offset, bytes) : NULL;
+    if (lane->result == NULL)
+        lane->result = scratch(op, lane, g->rank);
+    op->group->kernels->reduce(lane->result, g->work.sources, g->size,
+                               bytes / pld_dtype_bytes(op->dtype), op->dtype, pldi_kernel_op(op),
+                               op->scale);
+    if (takes && lane->result == scratch(op, lane, g->rank))
+        pldi_unpack(op, g->rank, offset, bytes, lane->result);
+}
+
+/* What this rank has for itself. */
+static void move_own(const pld_request *op, const struct pldi_lane *lane)
+{
+    const int me = op->group->rank;
+    size_t offset = lane->chunk * op->chunk_bytes;
+    size_t bytes = spread_part(op, lane, me, me);
+
+    while (bytes > 0) {
+        const struct pldi_spot from = pldi_locate(op, PLDI_SENT, me, offset);
+        const struct pldi_spot to = pldi_locate(op, PLDI_RECEIVED, me, offset);
+        const size_t n = min_size(bytes, min_size(from.run, to.run));
+        const unsigned char *source = pldi_base(op, PLDI_SENT, from.item) + from.offset;
+        unsigned char *target = pldi_base(op, PLDI_RECEIVED, to.item) + to.offset;
+
+        if (source != target)
+            memcpy(target, source, n);
+        offset += n;
+        bytes -= n;
+    }
+}
+
+static int receive_flows(const pld_request *op, struct pldi_lane *lane)
+{
+    const pld_group *g = op->group;
+    const size_t offset = lane->chunk * op->chunk_bytes;
+
+    for (int n = 1; n < g->size; n++) {
+        const int peer = nth_peer(g, g->size - n);
+        const size_t bytes = spread_part(op, lane, peer, g->rank);
+        unsigned char *to = NULL;
+
+        if (bytes > 0)
+            to = bounces(op) ? scratch(op, lane, peer)
+                             : pldi_piece(op, PLDI_RECEIVED, peer, offset, bytes);
+        PLDI_TRY(recv_part(op, lane, SPREAD, peer, to, bytes));
+    }
+    return PLD_OK;
 }
 
 static int post_spread(const pld_request *op, struct pldi_lane *lane)
 {
     const pld_group *g = op->group;
-    size_t start;
-    size_t bytes;
-    unsigned char *own;
+    const int whole = pldi_shape(op->kind)->cut[PLDI_SENT] == PLDI_WHOLE;
+    const unsigned char *from = lane->result;
 
+    PLDI_TRY(receive_flows(op, lane));
+    if (!reduces(op))
+        move_own(op, lane);
+    if (whole) /* the same for all: packed once */
+        from = outgoing(op, lane, 0, part(op, pldi_extent(op, PLDI_SENT), lane->chunk), g->size);
     for (int n = 1; n < g->size; n++) {
-        const int peer = nth_peer(g, g->size - n);
+        const int peer = nth_peer(g, n);
+        const size_t bytes = spread_part(op, lane, g->rank, peer);
 
-        bytes = part(op, peer, lane->chunk, &start);
-        PLDI_TRY(recv_part(op, lane, SPREAD, peer, (char *)op->recv + start, bytes));
+        if (!whole && !reduces(op))
+            from = outgoing(op, lane, peer, bytes, g->size + peer);
+        PLDI_TRY(send_part(op, lane, SPREAD, peer, from, bytes));
     }
-    bytes = part(op, g->rank, lane->chunk, &start);
-    own = own_place(op, start);
-    if (op->kind == PLDI_ALLGATHER) {
-        const size_t base = slice_start(op, g->rank) * pld_dtype_bytes(op->dtype);
-        const unsigned char *from = (const unsigned char *)op->send + (start - base);
-
-        if (from != own && bytes > 0)
-            memcpy(own, from, bytes);
-    }
-    for (int n = 1; n < g->size; n++)
-        PLDI_TRY(send_part(op, lane, SPREAD, nth_peer(g, n), own, bytes));
     return PLD_OK;
+}
+
+/* What came to scratch is put where it belongs. */
+static void settle(const pld_request *op, const struct pldi_lane *lane)
+{
+    const int me = op->group->rank;
+
+    for (int s = 0; s < op->group->size && bounces(op); s++) {
+        const size_t bytes = s == me ? 0 : spread_part(op, lane, s, me);
+
+        pldi_unpack(op, s, lane->chunk * op->chunk_bytes, bytes, scratch(op, lane, s));
+    }
 }
 
 /* The tree in ranks relative to the root: parent, and children rank + 2^k for k below `bits`. */
@@ -199,42 +316,52 @@ static int is_chain(const pld_request *op)
     return op->chunks >= CHAIN_CHUNKS * (size_t)op->group->size;
 }
 
+static int relative(const pld_request *op)
+{
+    return (op->group->rank - op->root + op->group->size) % op->group->size;
+}
+
 static int post_from_parent(const pld_request *op, struct pldi_lane *lane)
 {
     const int p = op->group->size;
-    const int me = (op->group->rank - op->root + p) % p;
+    const int me = relative(op);
     const int parent = is_chain(op) ? me - 1 : me & (me - 1);
-    size_t start = lane->chunk * op->chunk_bytes;
-    const size_t total = op->count * pld_dtype_bytes(op->dtype);
+    const size_t bytes = part(op, pldi_vector(op), lane->chunk);
+    unsigned char *to;
 
     if (me == 0)
         return PLD_OK;
-    return recv_part(op, lane, GATHER, (parent + op->root) % p, (char *)op->recv + start,
-                     min_size(op->chunk_bytes, total - start));
+    to = bounces(op) ? scratch(op, lane, 0)
+                     : pldi_piece(op, PLDI_RECEIVED, 0, lane->chunk * op->chunk_bytes, bytes);
+    return recv_part(op, lane, GATHER, (parent + op->root) % p, to, bytes);
 }
 
 static int post_to_children(const pld_request *op, struct pldi_lane *lane)
 {
     const int p = op->group->size;
-    const int me = (op->group->rank - op->root + p) % p;
+    const int me = relative(op);
     const int below = is_chain(op) ? 2 : me == 0 ? p : me & -me;
-    const size_t start = lane->chunk * op->chunk_bytes;
-    const size_t total = op->count * pld_dtype_bytes(op->dtype);
+    const size_t bytes = part(op, pldi_vector(op), lane->chunk);
+    const unsigned char *from;
 
+    if (bounces(op) && me != 0) {
+        from = scratch(op, lane, 0);
+        pldi_unpack(op, 0, lane->chunk * op->chunk_bytes, bytes, from);
+    } else {
+        from = outgoing(op, lane, 0, bytes, 0);
+    }
     for (int step = 1; step < below && step < p - me; step *= 2)
-        PLDI_TRY(send_part(op, lane, GATHER, (me + step + op->root) % p,
-                           (const char *)op->recv + start,
-                           min_size(op->chunk_bytes, total - start)));
+        PLDI_TRY(send_part(op, lane, GATHER, (me + step + op->root) % p, from, bytes));
     return PLD_OK;
 }
 
 static int post_stage(const pld_request *op, struct pldi_lane *lane)
 {
-    if (op->kind == PLDI_BROADCAST)
+    if (is_tree(op))
         return lane->state == GATHER ? post_from_parent(op, lane) : post_to_children(op, lane);
     if (lane->state == GATHER)
-        return op->kind == PLDI_ALLGATHER ? PLD_OK : post_gather(op, lane);
-    return op->kind == PLDI_REDUCE_SCATTER ? PLD_OK : post_spread(op, lane);
+        return reduces(op) ? post_gather(op, lane) : PLD_OK;
+    return post_spread(op, lane);
 }
 
 static int lane_done(pld_request *op, struct pldi_lane *lane, int *moved)
@@ -249,6 +376,14 @@ static int lane_done(pld_request *op, struct pldi_lane *lane, int *moved)
     return received && sent;
 }
 
+static void end_stage(const pld_request *op, struct pldi_lane *lane)
+{
+    if (lane->state == GATHER && reduces(op))
+        reduce_own(op, lane);
+    else if (lane->state == SPREAD && !is_tree(op))
+        settle(op, lane);
+}
+
 /* One stage further: 1 if the lane moved, 0 if it waits or has ended. */
 static int advance(pld_request *op, struct pldi_lane *lane, int *moved)
 {
@@ -260,10 +395,9 @@ static int advance(pld_request *op, struct pldi_lane *lane, int *moved)
         rc = lane_done(op, lane, moved);
         if (rc <= 0)
             return rc;
+        end_stage(op, lane);
     }
     if (lane->state == GATHER) {
-        if (op->kind == PLDI_ALLREDUCE || op->kind == PLDI_REDUCE_SCATTER)
-            reduce_own(op, lane);
         lane->state = SPREAD;
     } else {
         lane->chunk += lane->state == SPREAD ? PLDI_LANES : 0;
@@ -300,53 +434,43 @@ int pldi_lane_step(pld_request *op, int *moved)
     return ended == PLDI_LANES;
 }
 
-size_t pldi_small_bytes(const pld_request *op)
+void pldi_small_put(const pld_request *op, int d, unsigned char *to)
 {
-    const size_t bytes = op->count * pld_dtype_bytes(op->dtype);
-
-    if (op->kind == PLDI_BARRIER || op->kind == PLDI_AGREE || bytes == 0)
-        return 0;
-    if (op->group->size == 1)
-        return bytes;
-    return op->group->size <= PLDI_DIRECT_RANKS && bytes <= PLDI_SMALL_BYTES ? bytes : SIZE_MAX;
-}
-
-const void *pldi_small_source(const pld_request *op, int peer)
-{
-    if (op->kind == PLDI_REDUCE_SCATTER)
-        return (const char *)op->send + (size_t)peer * op->count * pld_dtype_bytes(op->dtype);
-    if (op->kind == PLDI_BROADCAST)
-        return op->group->rank == op->root ? op->recv : NULL;
-    return op->send;
-}
-
-static const void *arrived(const pld_request *op, int rank)
-{
-    const size_t slot = sizeof(struct pldi_opening) + PLDI_SMALL_BYTES;
-
-    if (rank == op->group->rank)
-        return pldi_small_source(op, rank);
-    return op->group->work.in + (size_t)rank * slot + sizeof(struct pldi_opening);
+    pldi_pack(op, is_even(op) ? 0 : d, 0, pldi_small_bytes(op, op->group->rank, d), to);
 }
 
 void pldi_small_finish(pld_request *op)
 {
     const pld_group *g = op->group;
-    const size_t bytes = pldi_small_bytes(op);
+    const size_t bytes = reduces(op) ? pldi_small_bytes(op, g->rank, g->rank) : 0;
 
+    for (int s = 0; s < g->size && !reduces(op); s++)
+        pldi_unpack(op, s, 0, pldi_small_bytes(op, s, g->rank), pldi_open_data(g, s));
     if (bytes == 0)
         return;
-    if (op->kind == PLDI_BROADCAST) {
-        if (g->rank != op->root)
-            memcpy(op->recv, arrived(op, op->root), bytes);
-        return;
+    for (int r = 0; r < g->size; r++)
+        g->work.sources[r] = pldi_open_data(g, r);
+    pldi_reduce_to(op, is_even(op) ? 0 : g->rank, 0, bytes, g->work.sources, g->size);
+}
+
+void pldi_lane_alone(const pld_request *op)
+{
+    size_t bytes = pldi_extent(op, PLDI_RECEIVED);
+    size_t offset = 0;
+
+    while (bytes > 0) {
+        const struct pldi_spot from = pldi_locate(op, PLDI_SENT, 0, offset);
+        const struct pldi_spot to = pldi_locate(op, PLDI_RECEIVED, 0, offset);
+        const size_t n = min_size(bytes, from.run);
+        const void *source = pldi_base(op, PLDI_SENT, from.item) + from.offset;
+        unsigned char *target = pldi_base(op, PLDI_RECEIVED, to.item) + to.offset;
+
+        if (reduces(op))
+            op->group->kernels->reduce(target, &source, 1, n / pld_dtype_bytes(op->dtype),
+                                       op->dtype, pldi_kernel_op(op), op->scale);
+        else if (source != target)
+            memcpy(target, source, n);
+        offset += n;
+        bytes -= n;
     }
-    for (int r = 0; r < g->size; r++) {
-        g->work.sources[r] = arrived(op, r);
-        if (op->kind == PLDI_ALLGATHER)
-            memmove((char *)op->recv + (size_t)r * bytes, g->work.sources[r], bytes);
-    }
-    if (op->kind != PLDI_ALLGATHER)
-        pldi_kernels()->reduce(op->recv, g->work.sources, g->size, op->count, op->dtype,
-                               op->op == PLD_AVG ? PLD_SUM : op->op, op->scale);
 }

@@ -14,7 +14,9 @@
 #include "base/base_err.h"
 #include "coll/coll.h"
 #include "coll/coll_break.h"
+#include "coll/coll_shape.h"
 #include "coll/coll_shm.h"
+#include "coll/coll_shm_mail.h"
 
 #include <stdio.h>
 
@@ -86,7 +88,7 @@ static void prepare(pld_request *op)
 {
     int rc;
 
-    if (op->code < 0 || pldi_small_bytes(op) != SIZE_MAX)
+    if (op->code < 0 || op->group->size == 1)
         return;
     rc = pldi_lane_plan(op);
     if (rc == PLD_OK)
@@ -126,10 +128,14 @@ static int step_collective(pld_request *op, int *moved)
             return rc;
         op->state = PLDI_OPENED;
     }
-    if (pldi_small_bytes(op) != SIZE_MAX) {
-        pldi_small_finish(op);
+    if (g->size == 1) {
+        pldi_lane_alone(op);
         return 1;
     }
+    if (op->state == PLDI_OPENED && g->size <= PLDI_DIRECT_RANKS)
+        pldi_small_finish(op);
+    if (op->chunks == 0)
+        return 1;
     rc = pldi_lane_step(op, moved);
     return rc < 0 ? break_group(g, rc) : rc;
 }
@@ -185,7 +191,9 @@ static int step_p2p(pld_request *op)
 
 int pldi_op_step(pld_request *op, int *moved)
 {
-    if (op->kind == PLDI_SEND || op->kind == PLDI_RECV)
-        return step_p2p(op);
-    return step_collective(op, moved);
+    if (op->kind != PLDI_SEND && op->kind != PLDI_RECV)
+        return step_collective(op, moved);
+    if (op->group->team != NULL && op->group->team->peers != NULL)
+        return pldi_mail_step(op, moved);
+    return step_p2p(op);
 }

@@ -14,6 +14,11 @@
  *
  * The shape of this exchange depends on the group's size alone, for what the
  * ranks are about to do is not known to be the same.
+ *
+ * Counts by rank or item follow an opening, so that the sentence can name the one
+ * that differs.  Those of alltoall_v differ by rank: few ranks see all of them;
+ * many, once they know to be in the same operation, each tell each, and agree on
+ * what they found in a second round.
  */
 
 #include <stdio.h>
@@ -21,9 +26,12 @@
 
 #include "base/base_err.h"
 #include "coll/coll.h"
+#include "coll/coll_shape.h"
 
-enum { SLOT_BYTES = sizeof(struct pldi_opening) + PLDI_SMALL_BYTES };
-enum { HEAD_BYTES = sizeof(struct pldi_digest) - PLDI_TEXT_BYTES };
+enum { HEAD_BYTES = offsetof(struct pldi_digest, text) };
+
+/* Of many ranks: what the digest that travels is for. */
+enum { FIRST, PAIRS, SECOND };
 
 static const char *op_name(uint32_t op)
 {
@@ -32,45 +40,78 @@ static const char *op_name(uint32_t op)
     return op < sizeof(names) / sizeof(names[0]) ? names[op] : "?";
 }
 
-const char *pldi_kind_name(unsigned kind)
-{
-    static const char *const names[] = {"barrier",   "agree",     "allreduce", "reduce_scatter",
-                                        "allgather", "broadcast", "send",      "recv"};
-
-    return kind < sizeof(names) / sizeof(names[0]) ? names[kind] : "?";
-}
-
 /* "rank 2: allreduce #17 f32[100] sum (bucket 3)" */
 static void describe(const struct pldi_opening *o, char *text, size_t bytes)
 {
     const struct pldi_print *p = &o->print;
-    const int has_data = p->kind != PLDI_BARRIER && p->kind != PLDI_AGREE;
-    const int reduces = p->kind == PLDI_ALLREDUCE || p->kind == PLDI_REDUCE_SCATTER;
+    const struct pldi_shape *shape = pldi_shape((enum pldi_kind)p->kind);
     char data[64] = "";
     char how[64] = "";
+    char root[32] = "";
 
-    if (has_data)
+    if (p->kind == PLDI_ALLTOALL_V)
+        (void)snprintf(data, sizeof(data), " %s", pld_dtype_name((pld_dtype)p->dtype));
+    else if (shape->cut[PLDI_RECEIVED] != PLDI_NOTHING)
         (void)snprintf(data, sizeof(data), " %s[%llu]", pld_dtype_name((pld_dtype)p->dtype),
                        (unsigned long long)p->count);
-    if (reduces && p->scale != 1)
+    if (shape->reduces && p->scale != 1)
         (void)snprintf(how, sizeof(how), " %s, scale %g", op_name(p->op), p->scale);
-    else if (reduces)
+    else if (shape->reduces)
         (void)snprintf(how, sizeof(how), " %s", op_name(p->op));
-    else if (p->kind == PLDI_BROADCAST)
-        (void)snprintf(how, sizeof(how), " from rank %d", p->root);
-    (void)snprintf(text, bytes, "rank %d: %s #%llu%s%s%s%.*s%s", o->rank, pldi_kind_name(p->kind),
-                   (unsigned long long)p->sequence, data, how, o->tag[0] != '\0' ? " (" : "",
+    if (shape->from_root || shape->to_root)
+        (void)snprintf(root, sizeof(root), " %s rank %d", shape->from_root ? "from" : "to",
+                       p->root);
+    (void)snprintf(text, bytes, "rank %d: %s #%llu%s%s%s%s%.*s%s", o->rank, pldi_kind_name(p->kind),
+                   (unsigned long long)p->sequence, data, how, root, o->tag[0] != '\0' ? " (" : "",
                    PLDI_TAG_BYTES, o->tag, o->tag[0] != '\0' ? ")" : "");
 }
 
-static int mismatch(const struct pldi_opening *a, const struct pldi_opening *b)
+/* The first of the counts that differ, if it is among those that travelled. */
+static void describe_counts(const struct pldi_word *a, const struct pldi_word *b, char *text,
+                            size_t bytes)
 {
-    char left[256], right[256];
+    const uint32_t n =
+        a->opening->n_counts < b->opening->n_counts ? a->opening->n_counts : b->opening->n_counts;
 
-    describe(a->rank < b->rank ? a : b, left, sizeof(left));
-    describe(a->rank < b->rank ? b : a, right, sizeof(right));
-    return pldi_fail(PLD_ERR_MISMATCH, "ranks of a group of %d are in different operations: %s; %s",
-                     a->size, left, right);
+    text[0] = '\0';
+    if (a->opening->print.kind != b->opening->print.kind ||
+        a->opening->print.counts == b->opening->print.counts)
+        return;
+    for (uint32_t i = 0; i < n; i++) {
+        if (a->counts[i] == b->counts[i])
+            continue;
+        (void)snprintf(text, bytes, "; count %u is %llu on rank %d, %llu on rank %d", i,
+                       (unsigned long long)a->counts[i], a->opening->rank,
+                       (unsigned long long)b->counts[i], b->opening->rank);
+        return;
+    }
+    if (a->opening->n_counts != b->opening->n_counts)
+        (void)snprintf(text, bytes, "; rank %d has %u counts, rank %d has %u", a->opening->rank,
+                       a->opening->n_counts, b->opening->rank, b->opening->n_counts);
+    else
+        (void)snprintf(text, bytes, "; their counts differ behind the first %u", n);
+}
+
+static int mismatch(const struct pldi_word *a, const struct pldi_word *b)
+{
+    const struct pldi_word *low = a->opening->rank < b->opening->rank ? a : b;
+    const struct pldi_word *high = low == a ? b : a;
+    char left[256], right[256], counts[128];
+
+    describe(low->opening, left, sizeof(left));
+    describe(high->opening, right, sizeof(right));
+    describe_counts(low, high, counts, sizeof(counts));
+    return pldi_fail(PLD_ERR_MISMATCH,
+                     "ranks of a group of %d are in different operations: %s; %s%s",
+                     a->opening->size, left, right, counts);
+}
+
+static int mismatch_pair(int s, uint64_t sent, int d, uint64_t expected)
+{
+    return pldi_fail(PLD_ERR_MISMATCH,
+                     "ranks disagree on alltoall_v: rank %d sends %llu elements to rank %d, which "
+                     "expects %llu",
+                     s, (unsigned long long)sent, d, (unsigned long long)expected);
 }
 
 /* The sentence may have come from another agreement, and name its rank already. */
@@ -94,25 +135,27 @@ struct pldi_opening pldi_open_make(const pld_request *op)
         (void)snprintf(o.tag, sizeof(o.tag), "%s", op->name);
     if (op->code < 0)
         o.bytes = (uint32_t)strnlen(op->text, PLDI_TEXT_BYTES - 1);
+    o.n_counts = (uint32_t)(op->n_counts < PLDI_COUNTS ? op->n_counts : PLDI_COUNTS);
     return o;
 }
 
-/* Write the opening for one peer, with its data or the sentence; return the bytes. */
+/* Write the opening for one peer, with its counts and its data or the sentence; the bytes. */
 static size_t write_slot(const pld_request *op, int peer, unsigned char *slot)
 {
     struct pldi_opening o = pldi_open_make(op);
-    const void *data = op->text;
+    unsigned char *at = slot + sizeof(o);
 
-    if (op->code >= 0) {
-        const size_t small = pldi_small_bytes(op);
-
-        data = pldi_small_source(op, peer);
-        o.bytes = data == NULL || small == SIZE_MAX ? 0 : (uint32_t)small;
-    }
+    if (op->code >= 0)
+        o.bytes = (uint32_t)pldi_small_bytes(op, op->group->rank, peer);
     memcpy(slot, &o, sizeof(o));
-    if (o.bytes > 0)
-        memcpy(slot + sizeof(o), data, o.bytes);
-    return sizeof(o) + o.bytes;
+    if (o.n_counts > 0)
+        memcpy(at, op->counts, o.n_counts * sizeof(op->counts[0]));
+    at += o.n_counts * sizeof(op->counts[0]);
+    if (op->code < 0)
+        memcpy(at, op->text, o.bytes);
+    else if (o.bytes > 0)
+        pldi_small_put(op, peer, at);
+    return (size_t)(at - slot) + o.bytes;
 }
 
 static int post_direct(pld_request *op)
@@ -121,14 +164,14 @@ static int post_direct(pld_request *op)
     struct pldi_transport *t = g->transport;
 
     for (int peer = 0; peer < g->size; peer++) {
-        unsigned char *in = g->work.in + (size_t)peer * SLOT_BYTES;
+        unsigned char *in = g->work.in + (size_t)peer * PLDI_SLOT_BYTES;
 
         if (peer == g->rank)
             continue;
-        PLDI_TRY(t->ops->irecv(t, in, SLOT_BYTES, peer, PLDI_TAG_OPEN, &g->work.recvs[peer]));
+        PLDI_TRY(t->ops->irecv(t, in, PLDI_SLOT_BYTES, peer, PLDI_TAG_OPEN, &g->work.recvs[peer]));
     }
     for (int peer = 0; peer < g->size; peer++) {
-        unsigned char *out = g->work.out + (size_t)peer * SLOT_BYTES;
+        unsigned char *out = g->work.out + (size_t)peer * PLDI_SLOT_BYTES;
         size_t bytes;
 
         if (peer == g->rank)
@@ -139,35 +182,57 @@ static int post_direct(pld_request *op)
     return PLD_OK;
 }
 
-static const struct pldi_opening *opening_of(const pld_group *g, int rank)
+static struct pldi_word word_of(const pld_group *g, int rank)
 {
-    return (const void *)(g->work.in + (size_t)rank * SLOT_BYTES);
+    const unsigned char *slot = g->work.in + (size_t)rank * PLDI_SLOT_BYTES;
+    struct pldi_word w = {.opening = (const void *)slot};
+
+    w.counts = (const void *)(slot + sizeof(*w.opening));
+    w.text = (const void *)(w.counts + w.opening->n_counts);
+    return w;
 }
 
-int pldi_open_judge(const struct pldi_opening *const *all, int size)
+const unsigned char *pldi_open_data(const pld_group *group, int rank)
 {
-    for (int r = 1; r < size; r++) {
-        if (memcmp(&all[r]->print, &all[0]->print, sizeof(all[r]->print)) != 0)
-            return mismatch(all[0], all[r]);
-    }
-    for (int r = 0; r < size; r++) {
-        if (all[r]->code < 0)
-            return failed(all[r], (const char *)(all[r] + 1));
+    return (const void *)word_of(group, rank).text;
+}
+
+/* What each rank of alltoall_v sends is what the others expect of it. */
+static int judge_pairs(const struct pldi_word *all, int size)
+{
+    for (int s = 0; s < size; s++) {
+        for (int d = 0; d < size; d++) {
+            const uint64_t sent = all[s].counts[d];
+            const uint64_t expected = all[d].counts[size + s];
+
+            if (sent != expected)
+                return mismatch_pair(s, sent, d, expected);
+        }
     }
     return 1;
+}
+
+int pldi_open_judge(const struct pldi_word *all, int size)
+{
+    for (int r = 1; r < size; r++) {
+        if (memcmp(&all[r].opening->print, &all[0].opening->print, sizeof(struct pldi_print)) != 0)
+            return mismatch(&all[0], &all[r]);
+    }
+    for (int r = 0; r < size; r++) {
+        if (all[r].opening->code < 0)
+            return failed(all[r].opening, all[r].text);
+    }
+    return all[0].opening->print.kind == PLDI_ALLTOALL_V ? judge_pairs(all, size) : 1;
 }
 
 static int judge_direct(pld_request *op)
 {
     const pld_group *g = op->group;
-    const struct pldi_opening *all[PLDI_DIRECT_RANKS];
-    unsigned char *own = g->work.in + (size_t)g->rank * SLOT_BYTES;
-    const struct pldi_opening o = pldi_open_make(op);
+    struct pldi_word all[PLDI_DIRECT_RANKS];
 
-    memcpy(own, &o, sizeof(o));
-    memcpy(own + sizeof(o), op->text, o.bytes);
+    (void)write_slot(op, g->rank, g->work.in + (size_t)g->rank * PLDI_SLOT_BYTES);
     for (int r = 0; r < g->size; r++)
-        all[r] = opening_of(g, r);
+        all[r] = word_of(g, r);
     return pldi_open_judge(all, g->size);
 }
 
@@ -180,7 +245,8 @@ static int post_round(pld_request *op)
     const int step = 1 << g->work.round;
     const int to = (int)(((long long)g->rank + step) % g->size);
     const int from = (int)(((long long)g->rank - step + g->size) % g->size);
-    const size_t bytes = HEAD_BYTES + (d->bad.rank == INT32_MAX ? 0 : d->bad.bytes);
+    const size_t text = d->bad.rank == INT32_MAX ? 0 : d->bad.bytes;
+    const size_t bytes = d->low.n_counts + d->high.n_counts > 0 ? sizeof(*d) : HEAD_BYTES + text;
 
     PLDI_TRY(t->ops->irecv(t, g->work.in, sizeof(*d), from, PLDI_TAG_OPEN, &g->work.recvs[0]));
     return t->ops->isend(t, d, bytes, to, PLDI_TAG_OPEN, &g->work.sends[0]);
@@ -197,10 +263,14 @@ static void merge(struct pldi_digest *mine, const struct pldi_digest *theirs)
 {
     const int order = memcmp(&theirs->high.print, &mine->high.print, sizeof(mine->high.print));
 
-    if (before(&theirs->low, &mine->low))
+    if (before(&theirs->low, &mine->low)) {
         mine->low = theirs->low;
-    if (order > 0 || (order == 0 && theirs->high.rank < mine->high.rank))
+        memcpy(mine->counts[0], theirs->counts[0], mine->low.n_counts * sizeof(uint64_t));
+    }
+    if (order > 0 || (order == 0 && theirs->high.rank < mine->high.rank)) {
         mine->high = theirs->high;
+        memcpy(mine->counts[1], theirs->counts[1], mine->high.n_counts * sizeof(uint64_t));
+    }
     if (theirs->bad.rank < mine->bad.rank) {
         mine->bad = theirs->bad;
         memcpy(mine->text, theirs->text, theirs->bad.bytes);
@@ -209,8 +279,11 @@ static void merge(struct pldi_digest *mine, const struct pldi_digest *theirs)
 
 static int judge_digest(const struct pldi_digest *d)
 {
+    const struct pldi_word low = {&d->low, d->counts[0], NULL};
+    const struct pldi_word high = {&d->high, d->counts[1], NULL};
+
     if (memcmp(&d->low.print, &d->high.print, sizeof(d->low.print)) != 0)
-        return mismatch(&d->low, &d->high);
+        return mismatch(&low, &high);
     if (d->bad.rank != INT32_MAX)
         return failed(&d->bad, d->text);
     return 1;
@@ -222,6 +295,10 @@ static void start_digest(const pld_request *op)
 
     op->group->work.round = 0;
     d->low = d->high = d->bad = pldi_open_make(op);
+    if (op->kind == PLDI_ALLTOALL_V) /* every rank has others */
+        d->low.n_counts = d->high.n_counts = 0;
+    for (int i = 0; i < 2 && d->low.n_counts > 0; i++)
+        memcpy(d->counts[i], op->counts, d->low.n_counts * sizeof(uint64_t));
     if (op->code < 0)
         memcpy(d->text, op->text, d->bad.bytes);
     else
@@ -245,12 +322,6 @@ static int step_digest(pld_request *op, int *moved)
     struct pldi_work *work = &op->group->work;
     int rc;
 
-    if (op->state == PLDI_NEW) {
-        start_digest(op);
-        PLDI_TRY(post_round(op));
-        op->state = PLDI_OPENING;
-        *moved = 1;
-    }
     for (;;) {
         rc = test_work(op, 1, moved);
         if (rc <= 0)
@@ -263,23 +334,93 @@ static int step_digest(pld_request *op, int *moved)
     }
 }
 
+static int post_pairs(pld_request *op)
+{
+    pld_group *g = op->group;
+    struct pldi_transport *t = g->transport;
+
+    for (int peer = 0; peer < g->size; peer++) {
+        g->work.ours[peer] = g->work.theirs[peer] = op->counts[peer];
+        if (peer == g->rank)
+            continue;
+        PLDI_TRY(t->ops->irecv(t, &g->work.theirs[peer], sizeof(uint64_t), peer, PLDI_TAG_OPEN,
+                               &g->work.recvs[peer]));
+    }
+    for (int peer = 0; peer < g->size; peer++) {
+        if (peer != g->rank)
+            PLDI_TRY(t->ops->isend(t, &g->work.ours[peer], sizeof(uint64_t), peer, PLDI_TAG_OPEN,
+                                   &g->work.sends[peer]));
+    }
+    return PLD_OK;
+}
+
+static void compare_pairs(pld_request *op)
+{
+    const pld_group *g = op->group;
+
+    for (int s = 0; s < g->size && op->code == 0; s++) {
+        const uint64_t expected = op->counts[g->size + s];
+
+        if (g->work.theirs[s] == expected)
+            continue;
+        op->code = mismatch_pair(s, g->work.theirs[s], g->rank, expected);
+        (void)snprintf(op->text, sizeof(op->text), "%s", pld_last_error());
+    }
+}
+
+static int begin_digest(pld_request *op, int phase)
+{
+    op->group->work.phase = phase;
+    start_digest(op);
+    return post_round(op);
+}
+
+static int step_many(pld_request *op, int *moved)
+{
+    struct pldi_work *work = &op->group->work;
+    int rc;
+
+    if (op->state == PLDI_NEW) {
+        PLDI_TRY(begin_digest(op, FIRST));
+        op->state = PLDI_OPENING;
+        *moved = 1;
+    }
+    if (work->phase == PAIRS) {
+        rc = test_work(op, op->group->size, moved);
+        if (rc <= 0)
+            return rc;
+        compare_pairs(op);
+        PLDI_TRY(begin_digest(op, SECOND));
+    }
+    rc = step_digest(op, moved);
+    if (rc <= 0)
+        return rc;
+    rc = judge_digest((const void *)work->out);
+    if (rc == 1 && work->phase == FIRST && op->kind == PLDI_ALLTOALL_V) {
+        work->phase = PAIRS;
+        return post_pairs(op);
+    }
+    op->state = PLDI_OPENED;
+    return rc;
+}
+
 static int step_direct(pld_request *op, int *moved)
 {
+    int rc;
+
     if (op->state == PLDI_NEW) {
         PLDI_TRY(post_direct(op));
         op->state = PLDI_OPENING;
         *moved = 1;
     }
-    return test_work(op, op->group->size, moved);
+    rc = test_work(op, op->group->size, moved);
+    if (rc <= 0)
+        return rc;
+    op->state = PLDI_OPENED;
+    return judge_direct(op);
 }
 
 int pldi_open_step(pld_request *op, int *moved)
 {
-    int rc = op->group->size > PLDI_DIRECT_RANKS ? step_digest(op, moved) : step_direct(op, moved);
-
-    if (rc <= 0)
-        return rc;
-    op->state = PLDI_OPENED;
-    return op->group->size > PLDI_DIRECT_RANKS ? judge_digest((const void *)op->group->work.out)
-                                               : judge_direct(op);
+    return op->group->size > PLDI_DIRECT_RANKS ? step_many(op, moved) : step_direct(op, moved);
 }

@@ -19,12 +19,13 @@
 #include "transport/transport_shm.h"
 
 enum {
-    PLDI_TEAM_INLINE = 40,           /**< bytes beside the arrival flag */
-    PLDI_TEAM_SMALL = 16 << 10,      /**< bytes that arrive together with a rank */
-    PLDI_TEAM_SLOT = 256 << 10,      /**< bytes of a vector that are under way in a slot */
-    PLDI_TEAM_SLOTS = 3,             /**< slots in turn: one filled, one reduced, one emptied */
-    PLDI_TEAM_PIECE_MIN = 4 << 10,   /**< of one rank in a slot */
-    PLDI_TEAM_PIECE_DIRECT = 1 << 20 /**< bytes per step where there are no slots */
+    PLDI_TEAM_INLINE = 40,            /**< bytes beside the arrival flag */
+    PLDI_TEAM_SMALL = 16 << 10,       /**< bytes that arrive together with a rank */
+    PLDI_TEAM_SLOT = 256 << 10,       /**< bytes of a vector that are under way in a slot */
+    PLDI_TEAM_SLOTS = 3,              /**< slots in turn: one filled, one reduced, one emptied */
+    PLDI_TEAM_PIECE_MIN = 4 << 10,    /**< of one rank in a slot */
+    PLDI_TEAM_PIECE_DIRECT = 1 << 20, /**< bytes per step where there are no slots */
+    PLDI_TEAM_ITEMS = 512             /**< of a list whose buffers are used directly */
 };
 
 /** Another rank of the runtime. */
@@ -46,21 +47,20 @@ struct pldi_node_shm {
     size_t cache_bytes; /**< of the last level */
 };
 
-/** Where a rank's buffers are in its heap; SIZE_MAX: not there. */
+/** Where a rank's buffers are in its heap, by side; SIZE_MAX: not there. */
 struct pldi_refs {
-    size_t send, recv;
+    size_t at[2];
 };
 
 /** A rank has come to operation `seq` - 1. */
 struct pldi_arrival {
     _Atomic uint64_t seq;
     uint64_t print; /**< hash of the fingerprint; 0: read the record */
-    size_t zero;
     union {
         unsigned char data[PLDI_TEAM_INLINE];
         struct pldi_refs refs;
     } u;
-    unsigned char gap[128 - 64];
+    unsigned char gap[128 - 56];
 };
 _Static_assert(sizeof(struct pldi_arrival) == 128, "a line, and the one prefetched with it");
 
@@ -84,28 +84,36 @@ struct pldi_seat {
     unsigned char small[2][PLDI_TEAM_SMALL] __attribute__((aligned(128)));
 };
 
+/** What else there is to say of an operation with counts or a list; in two sets, too. */
+struct pldi_notes {
+    struct pldi_refs refs[PLDI_TEAM_ITEMS]; /**< by item */
+    uint64_t counts[];                      /**< all of alltoall_v, else PLDI_COUNTS at most */
+};
+
 struct pldi_team {
     struct pldi_node_shm *node;
     struct pldi_shm shm;
-    size_t seat_bytes, slot_bytes;
+    size_t seat_bytes, slot_bytes, notes_bytes;
     int rank, size;
     int direct;
-    int *world;             /**< [size], ranks of the runtime */
-    struct pldi_refs *refs; /**< [size], of the operation under way */
-    const void **sources;   /**< [size] */
-    void **targets;         /**< [size] */
-    uint64_t begun;         /**< operations */
-    uint64_t chunks_before; /**< of all earlier operations */
-    unsigned waits;         /**< fruitless steps, for looking after the others now and then */
-    int seen;               /**< ranks below this one have arrived */
+    int *world;              /**< [size], ranks of the runtime */
+    struct pldi_refs *refs;  /**< [size], of the operation under way; of lists: 0 or SIZE_MAX */
+    struct pldi_word *words; /**< [size] */
+    size_t *offsets;         /**< [size], of alltoall_v: of this rank's block in what each sends */
+    const void **sources;    /**< [size] */
+    void **targets;          /**< [size + 1] */
+    struct pldi_peer *peers; /**< [size], for messages; NULL: the transport carries them */
+    uint64_t begun;          /**< operations */
+    uint64_t chunks_before;  /**< of all earlier operations */
+    int seen;                /**< ranks below this one have arrived */
 
     /* Of a large operation. */
-    size_t piece, slice, chunks;
-    size_t done[3];          /**< chunks, by stage */
-    int takes_in, takes_out; /**< whether the stages exist */
-    int send_direct, recv_direct;
-    int stream;       /**< own results go past the caches */
-    int stream_peers; /**< what other ranks read does */
+    size_t piece, chunks;
+    size_t done[3];               /**< chunks, by stage */
+    int takes_in, takes_out;      /**< whether the stages exist */
+    int send_direct, recv_direct; /**< whether peers' buffers are read, or written */
+    int stream;                   /**< own results go past the caches */
+    int stream_peers;             /**< what other ranks read does */
 };
 
 /**
@@ -138,11 +146,21 @@ int pldi_team_at(const struct pldi_team *team, int rank, enum pldi_stage stage, 
 
 struct pldi_seat *pldi_team_seat(const struct pldi_team *team, int rank);
 
+/** Of the operation under way. */
+struct pldi_notes *pldi_team_notes(const struct pldi_team *team, int rank);
+
 /** Called where a message has not come: PLD_ERR_PEER if its peer ended or gave up.  Looks now
  *  and then. */
 int pldi_team_lost(pld_request *op);
 
 /** Called where a step found nothing to do: an error if it never will. */
 int pldi_team_waits(pld_request *op);
+
+/** Whether it is time to look after the others again; and whether one has left or given up. */
+int pldi_team_should_look(pld_request *op);
+int pldi_team_look(const pld_request *op, int rank);
+
+/** Bytes of a rank's heap from that offset on, as this rank has them mapped. */
+unsigned char *pldi_team_heap(const struct pldi_team *team, int rank, size_t offset);
 
 #endif /* PLDI_COLL_SHM_H */

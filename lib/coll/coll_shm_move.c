@@ -2,24 +2,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Large operations between ranks of a node.  The vector is one slice per rank,
- * a slice is a row of pieces, chunk k is the k-th piece of every slice, and each
- * chunk takes up to three stages on a rank:
+ * Large operations between ranks of a node.  Chunk k is the k-th piece of every
+ * slice and every flow (coll_shape.h), and takes up to three stages on a rank:
  *
  *   in    copy the pieces that others will reduce into this rank's slot
- *   mid   reduce (or fetch, or give) the piece of the own slice, for all
- *   out   copy the pieces that the others made from their slots
+ *   mid   reduce the piece of the own slice, for all that take it;
+ *         or put what others take from this rank into its slot, or fetch it from theirs
+ *   out   copy the pieces for this rank from the others' slots
  *
  * A buffer in the shared heap needs no slot.  If all ranks' send buffers are there,
- * mid reads them and there is no in; if all their receive buffers are, mid writes
- * them and there is no out.  An allreduce of two such buffers ("push") reads every
- * contribution once and writes every result once, which is the least there is.
- * Every rank knows from the arrivals which it will be.
+ * mid reads them and there is no in; if the receive buffers of all that take a sum
+ * are, mid writes them and there is no out.  An allreduce of two such buffers
+ * ("push") reads every contribution once and writes every result once, which is the
+ * least there is.  Where nothing is reduced, who takes fetches, so that all work;
+ * but to a root who gives brings.  Every rank knows from the arrivals which it is.
  *
  * Three counters per rank, of chunks of all operations so far, order it all: a
  * stage runs when the others' counters say that what it reads is there and what it
  * overwrites was read.  Slots are used in turn, so that the ranks need not keep step;
- * they stay in cache, so that the copies cost little memory traffic.
+ * they stay in cache, so that the copies cost little memory traffic.  A rank with
+ * nothing to do in a stage says at once that it has done it.
  *
  * A piece is read from all before it is written to any, by the one rank whose slice
  * it is: that makes in place safe, and the sum the same on all ranks.
@@ -28,9 +30,10 @@
 #include <string.h>
 
 #include "base/base_err.h"
+#include "coll/coll_shape.h"
 #include "coll/coll_shm.h"
 
-enum { SLICE_ALIGN = 64, STAGES_PER_STEP = 4, CACHE_SHARE = 8 };
+enum { STAGES_PER_STEP = 4, CACHE_SHARE = 8 };
 
 static size_t min_size(size_t a, size_t b)
 {
@@ -39,39 +42,72 @@ static size_t min_size(size_t a, size_t b)
 
 static int reduces(const pld_request *op)
 {
-    return op->kind == PLDI_ALLREDUCE || op->kind == PLDI_REDUCE_SCATTER;
+    return pldi_shape(op->kind)->reduces;
 }
 
-static size_t vector_bytes(const pld_request *op)
+/* Whether all ranks that have a side have it in the heap. */
+static int all_direct(const pld_request *op, enum pldi_side side)
 {
-    return op->count * pld_dtype_bytes(op->dtype);
-}
+    const struct pldi_team *team = op->group->team;
 
-static size_t slice_bytes(const pld_request *op)
-{
-    const size_t p = (size_t)op->group->size;
-    size_t each;
-
-    if (op->kind != PLDI_ALLREDUCE)
-        return vector_bytes(op);
-    each = op->count / p + (op->count % p != 0);
-    return (each + SLICE_ALIGN - 1) / SLICE_ALIGN * SLICE_ALIGN * pld_dtype_bytes(op->dtype);
-}
-
-static int all_direct(const struct pldi_team *team, int recv)
-{
     for (int r = 0; r < team->size; r++) {
-        if ((recv ? team->refs[r].recv : team->refs[r].send) == SIZE_MAX)
+        const int has = side == PLDI_SENT ? pldi_gives(op, r) : pldi_takes(op, r);
+
+        if (has && team->refs[r].at[side] == SIZE_MAX)
             return 0;
     }
     return 1;
 }
 
-static size_t piece_bytes(const struct pldi_team *team)
+/* Slots have a part for each rank that takes. */
+static int slot_is_cut(const pld_request *op)
 {
-    if (team->takes_in)
-        return team->slot_bytes / (size_t)team->size / PLDI_TEAM_PIECE_MIN * PLDI_TEAM_PIECE_MIN;
-    return team->takes_out ? team->slot_bytes : PLDI_TEAM_PIECE_DIRECT;
+    return pldi_shape(op->kind)->cut[PLDI_SENT] == PLDI_BLOCKS || op->group->team->takes_in;
+}
+
+static size_t piece_bytes(const pld_request *op)
+{
+    const struct pldi_team *team = op->group->team;
+
+    if (!team->takes_in && !team->takes_out)
+        return PLDI_TEAM_PIECE_DIRECT;
+    if (!slot_is_cut(op))
+        return team->slot_bytes;
+    return team->slot_bytes / (size_t)team->size / PLDI_TEAM_PIECE_MIN * PLDI_TEAM_PIECE_MIN;
+}
+
+/* The longest of the flows between any two ranks: all must count the same chunks. */
+static size_t flow_most(const pld_request *op)
+{
+    const struct pldi_team *team = op->group->team;
+    const size_t n = (size_t)team->size;
+    const size_t *starts = op->starts[op->starts[PLDI_SENT] != NULL ? PLDI_SENT : PLDI_RECEIVED];
+    size_t most = 0;
+
+    if (starts == NULL)
+        return pldi_vector(op);
+    for (size_t r = 0; r < n && op->kind != PLDI_ALLTOALL_V; r++)
+        most = starts[r + 1] - starts[r] > most ? starts[r + 1] - starts[r] : most;
+    for (size_t i = 0; i < n * n && op->kind == PLDI_ALLTOALL_V; i++) {
+        const size_t count = pldi_team_notes(team, (int)(i / n))->counts[i % n];
+
+        most = count > most ? count : most;
+    }
+    return op->kind == PLDI_ALLTOALL_V ? most * pld_dtype_bytes(op->dtype) : most;
+}
+
+/* Where this rank's block begins in what each of the others sends. */
+static void find_offsets(const pld_request *op)
+{
+    struct pldi_team *team = op->group->team;
+
+    for (int r = 0; r < team->size; r++) {
+        const uint64_t *counts = pldi_team_notes(team, r)->counts;
+
+        team->offsets[r] = 0;
+        for (int d = 0; d < team->rank; d++)
+            team->offsets[r] += counts[d] * pld_dtype_bytes(op->dtype);
+    }
 }
 
 static void publish(struct pldi_team *team, enum pldi_stage stage, size_t chunks)
@@ -82,48 +118,68 @@ static void publish(struct pldi_team *team, enum pldi_stage stage, size_t chunks
     atomic_store_explicit(&mine->done[stage], team->chunks_before + chunks, memory_order_release);
 }
 
+static void choose_way(const pld_request *op)
+{
+    struct pldi_team *team = op->group->team;
+    const struct pldi_shape *shape = pldi_shape(op->kind);
+    const int spreads = shape->cut[PLDI_RECEIVED] == PLDI_EVEN;
+
+    team->send_direct = all_direct(op, PLDI_SENT);
+    if (shape->reduces) {
+        team->recv_direct = spreads && all_direct(op, PLDI_RECEIVED);
+        team->takes_in = !team->send_direct;
+        team->takes_out = spreads && !team->recv_direct;
+        return;
+    }
+    team->recv_direct = shape->to_root && all_direct(op, PLDI_RECEIVED);
+    team->send_direct &= !team->recv_direct;
+    team->takes_in = 0;
+    team->takes_out = !team->send_direct && !team->recv_direct;
+}
+
+/* Whether there is anything for this rank in the others' slots. */
+static int takes_from_slots(const pld_request *op)
+{
+    const struct pldi_team *team = op->group->team;
+    const int only_giver = pldi_shape(op->kind)->from_root && op->root == team->rank;
+
+    return team->takes_out && pldi_takes(op, team->rank) && !only_giver;
+}
+
+/* Whether it reduces, gives, or takes what nobody gives it. */
+static int works_in_mid(const pld_request *op)
+{
+    const struct pldi_team *team = op->group->team;
+
+    return reduces(op) || team->send_direct || pldi_gives(op, team->rank);
+}
+
 void pldi_team_plan(pld_request *op)
 {
     struct pldi_team *team = op->group->team;
-    const int root = op->kind == PLDI_BROADCAST && op->root == team->rank;
-    const size_t touched = 2 * vector_bytes(op) * (size_t)team->size;
+    const size_t longest = reduces(op) ? pldi_slice_most(op) : flow_most(op);
+    const size_t touched = 2 * pldi_vector(op) * (size_t)team->size;
 
-    team->send_direct =
-        op->kind == PLDI_BROADCAST ? team->refs[op->root].recv != SIZE_MAX : all_direct(team, 0);
-    team->recv_direct = op->kind == PLDI_ALLREDUCE && all_direct(team, 1);
-    team->takes_in = reduces(op) && !team->send_direct;
-    team->takes_out =
-        op->kind == PLDI_ALLREDUCE ? !team->recv_direct : !reduces(op) && !team->send_direct;
+    choose_way(op);
+    if (op->kind == PLDI_ALLTOALL_V)
+        find_offsets(op);
     team->stream = op->send != op->recv && touched > team->node->cache_bytes / CACHE_SHARE;
     team->stream_peers = !team->recv_direct || op->send != op->recv;
-    team->slice = slice_bytes(op);
-    team->piece = piece_bytes(team);
-    team->chunks = team->slice / team->piece + (team->slice % team->piece != 0);
+    team->piece = piece_bytes(op);
+    team->chunks = longest / team->piece + (longest % team->piece != 0);
     memset(team->done, 0, sizeof(team->done));
     if (!team->takes_in)
         publish(team, PLDI_IN, team->chunks);
-    if (!team->takes_out || root) /* the root of a broadcast has the result */
+    if (!works_in_mid(op))
+        publish(team, PLDI_MID, team->chunks);
+    if (!takes_from_slots(op))
         publish(team, PLDI_OUT, team->chunks);
 }
 
-/* The part of a rank's slice that is in a chunk: where in the vector, and its bytes. */
-static size_t part(const pld_request *op, int rank, size_t chunk, size_t *start)
+/* What a chunk has of so many bytes. */
+static size_t part(const struct pldi_team *team, size_t bytes, size_t chunk)
 {
-    const struct pldi_team *team = op->group->team;
-    const size_t begin = chunk * team->piece;
-    const size_t slice = (size_t)rank * team->slice;
-    size_t bytes;
-
-    if (op->kind == PLDI_BROADCAST) {
-        *start = begin;
-        return min_size(team->piece, team->slice - begin);
-    }
-    *start = slice + begin;
-    bytes = min_size(team->piece, team->slice - begin);
-    if (op->kind != PLDI_ALLREDUCE)
-        return bytes;
-    *start = min_size(*start, vector_bytes(op));
-    return min_size(bytes, vector_bytes(op) - *start);
+    return min_size(bytes - min_size(bytes, chunk * team->piece), team->piece);
 }
 
 static unsigned char *slot(const struct pldi_team *team, int rank, size_t chunk, int result)
@@ -135,7 +191,7 @@ static unsigned char *slot(const struct pldi_team *team, int rank, size_t chunk,
            (2 * PLDI_TEAM_SLOTS - 2 * turn - (size_t)result) * team->slot_bytes;
 }
 
-static unsigned char *in_heap(const struct pldi_team *team, int rank, size_t offset)
+unsigned char *pldi_team_heap(const struct pldi_team *team, int rank, size_t offset)
 {
     const struct pldi_node_shm *node = team->node;
     const struct pldi_shm *shm =
@@ -169,118 +225,199 @@ static int slot_free(const struct pldi_team *team, enum pldi_stage stage, size_t
     return others_at(team, stage, (uint64_t)chunk + 1 - PLDI_TEAM_SLOTS);
 }
 
-static void copy(const struct pldi_team *team, void *to, const void *from, size_t bytes)
+static void copy(const struct pldi_team *team, void *to, const void *from, size_t bytes, int stream)
 {
     if (bytes > 0 && to != from)
-        team->node->kernels->copy(to, from, bytes, team->stream);
+        team->node->kernels->copy(to, from, bytes, stream);
+}
+
+/* A part of a block of this rank, to where others find it. */
+static void put(const pld_request *op, int block, size_t offset, size_t bytes, unsigned char *to)
+{
+    while (bytes > 0) {
+        const struct pldi_spot spot = pldi_locate(op, PLDI_SENT, block, offset);
+        const size_t n = min_size(spot.run, bytes);
+
+        copy(op->group->team, to, pldi_base(op, PLDI_SENT, spot.item) + spot.offset, n, 1);
+        to += n;
+        offset += n;
+        bytes -= n;
+    }
+}
+
+static void take(const pld_request *op, int block, size_t offset, size_t bytes,
+                 const unsigned char *from)
+{
+    const struct pldi_team *team = op->group->team;
+
+    while (bytes > 0) {
+        const struct pldi_spot spot = pldi_locate(op, PLDI_RECEIVED, block, offset);
+        const size_t n = min_size(spot.run, bytes);
+
+        copy(team, pldi_base(op, PLDI_RECEIVED, spot.item) + spot.offset, from, n, team->stream);
+        from += n;
+        offset += n;
+        bytes -= n;
+    }
+}
+
+/* The same place of the same item, in the buffer of another rank. */
+static unsigned char *at_peer(const pld_request *op, int rank, enum pldi_side side,
+                              struct pldi_spot spot)
+{
+    const struct pldi_team *team = op->group->team;
+    const struct pldi_refs *refs =
+        op->items != NULL ? &pldi_team_notes(team, rank)->refs[spot.item] : &team->refs[rank];
+
+    return pldi_team_heap(team, rank, refs->at[side] + spot.offset);
 }
 
 static void stage_in(const pld_request *op)
 {
-    struct pldi_team *team = op->group->team;
-    unsigned char *to = slot(team, team->rank, team->done[PLDI_IN], 0);
+    const struct pldi_team *team = op->group->team;
+    const size_t chunk = team->done[PLDI_IN];
+    unsigned char *to = slot(team, team->rank, chunk, 0);
 
     for (int n = 1; n < team->size; n++) {
         const int r = (team->rank + n) % team->size;
-        size_t start;
-        const size_t bytes = part(op, r, team->done[PLDI_IN], &start);
 
-        if (bytes > 0)
-            team->node->kernels->copy(to + (size_t)r * team->piece, (const char *)op->send + start,
-                                      bytes, 1);
+        put(op, r, chunk * team->piece, part(team, pldi_slice(op, r), chunk),
+            to + (size_t)r * team->piece);
     }
 }
 
-static void reduce_piece(const pld_request *op)
+/* One run of the piece: where it comes from, and all places where it goes. */
+static void reduce_run(const pld_request *op, struct pldi_spot spot, size_t begin, size_t bytes)
 {
     struct pldi_team *team = op->group->team;
-    size_t start;
-    const size_t bytes = part(op, team->rank, team->done[PLDI_MID], &start);
+    const size_t chunk = team->done[PLDI_MID];
+    const size_t offset = chunk * team->piece + begin;
     int targets = 0;
     int streams;
 
     for (int r = 0; r < team->size; r++) {
         if (r == team->rank)
-            team->sources[r] = (const char *)op->send + start;
+            team->sources[r] = pldi_base(op, PLDI_SENT, spot.item) + spot.offset;
         else if (team->send_direct)
-            team->sources[r] = in_heap(team, r, team->refs[r].send + start);
+            team->sources[r] = at_peer(op, r, PLDI_SENT, spot);
         else
-            team->sources[r] =
-                slot(team, r, team->done[PLDI_MID], 0) + (size_t)team->rank * team->piece;
+            team->sources[r] = slot(team, r, chunk, 0) + (size_t)team->rank * team->piece + begin;
     }
+    spot = pldi_locate(op, PLDI_RECEIVED, team->rank, offset);
     for (int r = 0; r < team->size && team->recv_direct; r++) {
-        if (r != team->rank)
-            team->targets[targets++] = in_heap(team, r, team->refs[r].recv + start);
+        if (r != team->rank && pldi_takes(op, r))
+            team->targets[targets++] = at_peer(op, r, PLDI_RECEIVED, spot);
     }
     if (team->takes_out)
-        team->targets[targets++] = slot(team, team->rank, team->done[PLDI_MID], 1);
-    streams = (team->stream_peers ? targets : 0) + team->stream;
-    if (op->kind == PLDI_REDUCE_SCATTER)
-        start -= (size_t)team->rank * team->slice;
-    team->targets[targets++] = (char *)op->recv + start;
-    if (bytes > 0)
-        team->node->kernels->reduce_to(team->targets, targets, team->sources, team->size,
-                                       bytes / pld_dtype_bytes(op->dtype), op->dtype,
-                                       op->op == PLD_AVG ? PLD_SUM : op->op, op->scale, streams);
+        team->targets[targets++] = slot(team, team->rank, chunk, 1) + begin;
+    streams = team->stream_peers ? targets : 0;
+    if (pldi_takes(op, team->rank)) {
+        streams += team->stream;
+        team->targets[targets++] = pldi_base(op, PLDI_RECEIVED, spot.item) + spot.offset;
+    }
+    team->node->kernels->reduce_to(team->targets, targets, team->sources, team->size,
+                                   bytes / pld_dtype_bytes(op->dtype), op->dtype,
+                                   pldi_kernel_op(op), op->scale, streams);
 }
 
-/* Allgather: the own contribution to its place, and where the others get it, or theirs here. */
-static void gather_piece(const pld_request *op)
+static void reduce_piece(const pld_request *op)
 {
-    struct pldi_team *team = op->group->team;
-    const size_t begin = team->done[PLDI_MID] * team->piece;
+    const struct pldi_team *team = op->group->team;
+    const size_t offset = team->done[PLDI_MID] * team->piece;
+    const size_t bytes = part(team, pldi_slice(op, team->rank), team->done[PLDI_MID]);
+    size_t begin = 0;
 
-    for (int n = 0; n < team->size; n++) {
-        const int r = (team->rank + n) % team->size;
-        size_t start;
-        const size_t bytes = part(op, r, team->done[PLDI_MID], &start);
+    while (begin < bytes) {
+        const struct pldi_spot spot = pldi_locate(op, PLDI_SENT, team->rank, offset + begin);
+        const size_t n = min_size(spot.run, bytes - begin);
 
-        if (r == team->rank)
-            copy(team, (char *)op->recv + start, (const char *)op->send + begin, bytes);
-        else if (team->send_direct)
-            copy(team, (char *)op->recv + start, in_heap(team, r, team->refs[r].send + begin),
-                 bytes);
-        if (r == team->rank && !team->send_direct)
-            team->node->kernels->copy(slot(team, r, team->done[PLDI_MID], 1),
-                                      (const char *)op->send + begin, bytes, 1);
+        reduce_run(op, spot, begin, n);
+        begin += n;
     }
 }
 
-static void give_piece(const pld_request *op)
+/* This rank's piece for rank d, from own buffer to own or d's, or d's piece from there. */
+static void move_flow(const pld_request *op, int s, int d)
 {
     const struct pldi_team *team = op->group->team;
-    size_t start;
-    const size_t bytes = part(op, op->root, team->done[PLDI_MID], &start);
+    size_t offset = team->done[PLDI_MID] * team->piece;
+    size_t bytes = part(team, pldi_flow(op, s, d), team->done[PLDI_MID]);
 
-    if (op->root == team->rank && !team->send_direct)
-        team->node->kernels->copy(slot(team, team->rank, team->done[PLDI_MID], 1),
-                                  (const char *)op->recv + start, bytes, 1);
-    if (op->root != team->rank && team->send_direct)
-        copy(team, (char *)op->recv + start,
-             in_heap(team, op->root, team->refs[op->root].recv + start), bytes);
+    while (bytes > 0) {
+        struct pldi_spot from = pldi_locate(op, PLDI_SENT, d, offset);
+        const struct pldi_spot to = pldi_locate(op, PLDI_RECEIVED, s, offset);
+        const size_t n = min_size(bytes, min_size(from.run, to.run));
+
+        if (s != team->rank && op->kind == PLDI_ALLTOALL_V)
+            from.offset = team->offsets[s] + offset;
+        copy(team,
+             d == team->rank ? pldi_base(op, PLDI_RECEIVED, to.item) + to.offset
+                             : at_peer(op, d, PLDI_RECEIVED, to),
+             s == team->rank ? pldi_base(op, PLDI_SENT, from.item) + from.offset
+                             : at_peer(op, s, PLDI_SENT, from),
+             n, team->stream);
+        offset += n;
+        bytes -= n;
+    }
+}
+
+/* What others take from this rank's slot: for each, or one piece for all. */
+static void fill_slot(const pld_request *op)
+{
+    const struct pldi_team *team = op->group->team;
+    const size_t chunk = team->done[PLDI_MID];
+    unsigned char *to = slot(team, team->rank, chunk, 1);
+
+    if (!pldi_gives(op, team->rank))
+        return;
+    if (!slot_is_cut(op)) {
+        put(op, 0, chunk * team->piece, part(team, pldi_extent(op, PLDI_SENT), chunk), to);
+        return;
+    }
+    for (int n = 1; n < team->size; n++) {
+        const int d = (team->rank + n) % team->size;
+
+        put(op, d, chunk * team->piece, part(team, pldi_flow(op, team->rank, d), chunk),
+            to + (size_t)d * team->piece);
+    }
+}
+
+static void move_piece(const pld_request *op)
+{
+    const struct pldi_team *team = op->group->team;
+
+    move_flow(op, team->rank, team->rank);
+    for (int n = 1; n < team->size; n++) {
+        const int r = (team->rank + n) % team->size;
+
+        if (team->send_direct)
+            move_flow(op, r, team->rank);
+        else if (team->recv_direct)
+            move_flow(op, team->rank, r);
+    }
+    if (team->takes_out)
+        fill_slot(op);
 }
 
 static void stage_mid(const pld_request *op)
 {
     if (reduces(op))
         reduce_piece(op);
-    else if (op->kind == PLDI_ALLGATHER)
-        gather_piece(op);
     else
-        give_piece(op);
+        move_piece(op);
 }
 
 static void stage_out(const pld_request *op)
 {
     const struct pldi_team *team = op->group->team;
+    const size_t chunk = team->done[PLDI_OUT];
+    const size_t mine = reduces(op) || !slot_is_cut(op) ? 0 : (size_t)team->rank * team->piece;
 
     for (int n = 1; n < team->size; n++) {
         const int r = (team->rank + n) % team->size;
-        size_t start;
-        const size_t bytes = part(op, r, team->done[PLDI_OUT], &start);
 
-        if (op->kind != PLDI_BROADCAST || r == op->root)
-            copy(team, (char *)op->recv + start, slot(team, r, team->done[PLDI_OUT], 1), bytes);
+        take(op, r, chunk * team->piece, part(team, pldi_flow(op, r, team->rank), chunk),
+             slot(team, r, chunk, 1) + mine);
     }
 }
 

@@ -17,12 +17,16 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/base_clock.h"
 #include "base/base_err.h"
 #include "base/base_hash.h"
 #include "base/base_mem.h"
+#include "coll/coll_shape.h"
 #include "coll/coll_shm.h"
+#include "coll/coll_shm_mail.h"
 
-enum { LOOK_EVERY = 1024, PAGE = 4096 };
+enum { CLOCK_EVERY = 64, PAGE = 4096 };
+static const double LOOK_SECONDS = 0.1;
 
 /* What a rank says when a team is made. */
 struct card {
@@ -35,6 +39,14 @@ struct pldi_seat *pldi_team_seat(const struct pldi_team *team, int rank)
     return (void *)(team->shm.data + (size_t)rank * team->seat_bytes);
 }
 
+struct pldi_notes *pldi_team_notes(const struct pldi_team *team, int rank)
+{
+    unsigned char *seat = (void *)pldi_team_seat(team, rank);
+
+    return (void *)(seat + sizeof(struct pldi_seat) +
+                    (size_t)((team->begun - 1) % 2) * team->notes_bytes);
+}
+
 void pldi_team_detach(struct pldi_team **team)
 {
     struct pldi_team *t = *team;
@@ -42,8 +54,11 @@ void pldi_team_detach(struct pldi_team **team)
     if (t == NULL)
         return;
     pldi_shm_unmap(&t->shm);
+    pldi_mail_destroy(&t->peers, t->size);
     pldi_free(t->world);
     pldi_free(t->refs);
+    pldi_free(t->words);
+    pldi_free(t->offsets);
     pldi_free(t->sources);
     pldi_free(t->targets);
     pldi_free(t);
@@ -69,15 +84,22 @@ static struct pldi_team *make(const pld_group *group, struct pldi_node_shm *node
     t->slot_bytes = n * PLDI_TEAM_PIECE_MIN;
     if (t->slot_bytes < PLDI_TEAM_SLOT)
         t->slot_bytes = PLDI_TEAM_SLOT;
-    t->seat_bytes = pages(sizeof(struct pldi_seat)) + 2 * PLDI_TEAM_SLOTS * t->slot_bytes;
+    t->notes_bytes =
+        sizeof(struct pldi_notes) + sizeof(uint64_t) * (2 * n > PLDI_COUNTS ? 2 * n : PLDI_COUNTS);
+    t->notes_bytes = (t->notes_bytes + 127) / 128 * 128;
+    t->seat_bytes =
+        pages(sizeof(struct pldi_seat) + 2 * t->notes_bytes) + 2 * PLDI_TEAM_SLOTS * t->slot_bytes;
     t->world = pldi_alloc(n, sizeof(t->world[0]), "a team");
     t->refs = pldi_alloc(n, sizeof(t->refs[0]), "a team");
     t->sources = pldi_alloc(n, sizeof(t->sources[0]), "a team");
-    t->targets = pldi_alloc(n, sizeof(t->targets[0]), "a team");
-    if (t->world == NULL || t->refs == NULL || t->sources == NULL || t->targets == NULL)
+    t->words = pldi_alloc(n, sizeof(t->words[0]), "a team");
+    t->offsets = pldi_alloc(n, sizeof(t->offsets[0]), "a team");
+    t->targets = pldi_alloc(n + 1, sizeof(t->targets[0]), "a team");
+    if (t->world == NULL || t->refs == NULL || t->sources == NULL || t->targets == NULL ||
+        t->words == NULL || t->offsets == NULL)
         pldi_team_detach(&t);
     else if (t->rank == 0)
-        (void)pldi_shm_create(n * t->seat_bytes, "a team", &t->shm);
+        (void)pldi_shm_create(n * t->seat_bytes + pldi_mail_bytes(t->size), "a team", &t->shm);
     return t;
 }
 
@@ -99,7 +121,12 @@ static int seat_all(struct pldi_team *t, const struct card *cards)
     if (t->rank != 0 && pldi_shm_map(&cards[0].place, &t->shm) < 0)
         return 0;
     /* The pages of a seat belong where its rank runs. */
-    memset(pldi_team_seat(t, t->rank), 0, sizeof(struct pldi_seat));
+    memset(pldi_team_seat(t, t->rank), 0, sizeof(struct pldi_seat) + 2 * t->notes_bytes);
+    if (t->shm.data != NULL && pldi_mail_bytes(t->size) > 0) {
+        t->peers = pldi_mail_create(t, t->shm.data + (size_t)t->size * t->seat_bytes);
+        if (t->peers == NULL)
+            return 0;
+    }
     return t->shm.data == NULL ? 0 : 1 | direct;
 }
 
@@ -176,89 +203,145 @@ static int has_done(const pld_request *op, int rank)
     return 1;
 }
 
-static int is_gone(const struct pldi_team *team, struct pldi_transport *t, int rank)
+int pldi_team_look(const pld_request *op, int rank)
 {
+    const struct pldi_team *team = op->group->team;
     const struct pldi_neighbour *n = &team->node->ranks[team->world[rank]];
+    struct pldi_transport *t = op->group->transport;
+    const int broken = atomic_load(&pldi_team_seat(team, rank)->progress.broken);
+    const int gone =
+        t->ops->gone != NULL ? t->ops->gone(t, rank) : pldi_shm_ended(n->pid, n->watch);
+    char before[64] = "its message";
 
-    return t->ops->gone != NULL ? t->ops->gone(t, rank) : pldi_shm_ended(n->pid, n->watch);
+    if (!broken && !gone)
+        return PLD_OK;
+    if (op->kind != PLDI_SEND && op->kind != PLDI_RECV)
+        (void)snprintf(before, sizeof(before), "it finished %s #%llu", pldi_kind_name(op->kind),
+                       (unsigned long long)op->print.sequence);
+    if (gone)
+        return pldi_fail(PLD_ERR_PEER, "rank %d (process %lld) ended before %s", rank,
+                         (long long)n->pid, before);
+    return pldi_fail(PLD_ERR_PEER, "rank %d gave up (%s) before %s", rank, pld_error_name(broken),
+                     before);
+}
+
+/* By the clock, for a fruitless step takes from a nanosecond to a turn of the scheduler. */
+int pldi_team_should_look(pld_request *op)
+{
+    double now;
+
+    if (++op->waits % CLOCK_EVERY != 0)
+        return 0;
+    now = pldi_now();
+    if (now - op->looked < LOOK_SECONDS)
+        return 0;
+    op->looked = now;
+    return 1;
 }
 
 int pldi_team_lost(pld_request *op)
 {
-    const struct pldi_team *team = op->group->team;
-    const int rank = op->peer;
-    int broken;
-
-    if (team == NULL || rank == team->rank || ++op->waits % LOOK_EVERY != 0)
+    if (op->group->team == NULL || op->peer == op->group->rank || !pldi_team_should_look(op))
         return PLD_OK;
-    broken = atomic_load(&pldi_team_seat(team, rank)->progress.broken);
-    if (broken < 0)
-        return pldi_fail(PLD_ERR_PEER, "rank %d gave up (%s) before its message", rank,
-                         pld_error_name(broken));
-    if (is_gone(team, op->group->transport, rank))
-        return pldi_fail(PLD_ERR_PEER, "rank %d (process %lld) ended before its message", rank,
-                         (long long)team->node->ranks[team->world[rank]].pid);
-    return PLD_OK;
+    return pldi_team_look(op, op->peer);
 }
 
 /* What a rank did before it left counts: its end is found out first, its work looked at then. */
-static int look_after(const pld_request *op, int rank)
-{
-    const struct pldi_team *team = op->group->team;
-    const struct pldi_neighbour *n = &team->node->ranks[team->world[rank]];
-    const int broken = atomic_load(&pldi_team_seat(team, rank)->progress.broken);
-    const int gone = is_gone(team, op->group->transport, rank);
-
-    if ((!broken && !gone) || has_done(op, rank))
-        return PLD_OK;
-    if (gone)
-        return pldi_fail(PLD_ERR_PEER, "rank %d (process %lld) ended before it finished %s #%llu",
-                         rank, (long long)n->pid, pldi_kind_name(op->kind),
-                         (unsigned long long)op->print.sequence);
-    return pldi_fail(PLD_ERR_PEER, "rank %d gave up (%s) before it finished %s #%llu", rank,
-                     pld_error_name(broken), pldi_kind_name(op->kind),
-                     (unsigned long long)op->print.sequence);
-}
-
 int pldi_team_waits(pld_request *op)
 {
     struct pldi_team *team = op->group->team;
 
-    if (++team->waits % LOOK_EVERY != 0)
+    if (!pldi_team_should_look(op))
         return PLD_OK;
     for (int r = 0; r < team->size; r++) {
-        if (r != team->rank)
-            PLDI_TRY(look_after(op, r));
+        const int rc = r != team->rank ? pldi_team_look(op, r) : PLD_OK;
+
+        if (rc < 0 && !has_done(op, r))
+            return rc;
     }
     return PLD_OK;
 }
 
-/* Bytes that a rank brings along, or SIZE_MAX: too many. */
-static size_t payload(const pld_request *op)
+/*
+ * Whether what the ranks send arrives with them: what is agreed decides, so that all
+ * ranks say the same.  What others send by alltoall_v is not known before they come.
+ */
+static int is_small(const pld_request *op)
 {
-    size_t bytes = op->count * pld_dtype_bytes(op->dtype);
+    const enum pldi_cut *cut = pldi_shape(op->kind)->cut;
+    const size_t p = (size_t)op->group->size;
+    size_t most = pldi_vector(op);
 
-    if (op->kind == PLDI_BARRIER || op->kind == PLDI_AGREE)
+    if (op->kind == PLDI_ALLTOALL_V)
         return 0;
-    if (op->kind == PLDI_REDUCE_SCATTER)
-        bytes *= (size_t)op->group->size;
-    return bytes <= PLDI_TEAM_SMALL ? bytes : SIZE_MAX;
+    /* By rank the vector is all blocks together. */
+    if (cut[PLDI_SENT] == PLDI_BLOCKS && op->starts[PLDI_SENT] == NULL)
+        most *= p;
+    return most <= PLDI_TEAM_SMALL;
 }
 
+static struct pldi_refs find_item(const pld_request *op, size_t item)
+{
+    const struct pldi_heap *heap = op->group->team->node->heap;
+    struct pldi_refs refs;
+
+    for (int side = PLDI_SENT; side <= PLDI_RECEIVED; side++) {
+        size_t bytes = pldi_extent(op, (enum pldi_side)side);
+
+        if (op->items != NULL && bytes > 0)
+            bytes = op->items[item].bytes * (bytes / pldi_vector(op));
+        refs.at[side] = pldi_heap_offset(heap, pldi_base(op, (enum pldi_side)side, item), bytes);
+    }
+    return refs;
+}
+
+/* Where the buffers are; of a list in the notes, and in short whether all of them are there. */
 static struct pldi_refs find_buffers(const pld_request *op)
 {
     const struct pldi_team *team = op->group->team;
-    const size_t once = op->count * pld_dtype_bytes(op->dtype);
-    const size_t all = once * (size_t)team->size;
-    struct pldi_refs refs = {SIZE_MAX, SIZE_MAX};
+    struct pldi_refs refs = {{SIZE_MAX, SIZE_MAX}};
+    struct pldi_refs *noted = pldi_team_notes(team, team->rank)->refs;
 
-    if (!team->direct || team->node->heap == NULL)
+    if (!team->direct || team->node->heap == NULL || op->n_items > PLDI_TEAM_ITEMS)
         return refs;
-    refs.send =
-        pldi_heap_offset(team->node->heap, op->send, op->kind == PLDI_REDUCE_SCATTER ? all : once);
-    refs.recv =
-        pldi_heap_offset(team->node->heap, op->recv, op->kind == PLDI_ALLGATHER ? all : once);
+    /* The places where blocks arrive are being sent from. */
+    if (op->kind == PLDI_ALLTOALL && op->send == op->recv && op->items == NULL)
+        return refs;
+    if (op->items == NULL)
+        return find_item(op, 0);
+    refs = (struct pldi_refs){{0, 0}};
+    for (size_t i = 0; i < op->n_items; i++) {
+        noted[i] = find_item(op, i);
+        for (int side = PLDI_SENT; side <= PLDI_RECEIVED; side++) {
+            if (noted[i].at[side] == SIZE_MAX)
+                refs.at[side] = SIZE_MAX;
+        }
+    }
     return refs;
+}
+
+/* Everything that this rank sends, in one piece. */
+static void bring(const pld_request *op, unsigned char *to)
+{
+    const size_t all = pldi_extent(op, PLDI_SENT);
+    const int blocks = pldi_shape(op->kind)->cut[PLDI_SENT] == PLDI_BLOCKS ? op->group->size : 1;
+    size_t at = 0;
+
+    if (op->items == NULL && all > 0)
+        memcpy(to, op->send, all);
+    for (int b = 0; b < blocks && op->items != NULL && all > 0; b++) {
+        pldi_pack(op, b, 0, all / (size_t)blocks, to + at);
+        at += all / (size_t)blocks;
+    }
+}
+
+/* Whether it fits beside the arrival flag, on all ranks alike. */
+static int is_inline(const pld_request *op)
+{
+    const int blocks =
+        pldi_shape(op->kind)->cut[PLDI_SENT] == PLDI_BLOCKS && op->starts[PLDI_SENT] == NULL;
+
+    return pldi_vector(op) * (blocks ? (size_t)op->group->size : 1) <= PLDI_TEAM_INLINE;
 }
 
 static void arrive(pld_request *op)
@@ -267,17 +350,20 @@ static void arrive(pld_request *op)
     struct pldi_seat *seat = pldi_team_seat(team, team->rank);
     const int set = (int)(team->begun % 2);
     struct pldi_arrival *a = &seat->arrivals[set];
-    const size_t bytes = payload(op);
+    size_t counts;
 
+    team->begun++;
     seat->records[set].opening = pldi_open_make(op);
+    counts = op->kind == PLDI_ALLTOALL_V ? op->n_counts : seat->records[set].opening.n_counts;
+    if (counts > 0)
+        memcpy(pldi_team_notes(team, team->rank)->counts, op->counts, counts * sizeof(uint64_t));
     if (op->code < 0)
         memcpy(seat->records[set].text, op->text, PLDI_TEXT_BYTES);
     a->print = op->code < 0 ? 0 : pldi_hash64(&op->print, sizeof(op->print)) | 1;
-    if (bytes == SIZE_MAX)
+    if (op->code >= 0 && !is_small(op))
         a->u.refs = find_buffers(op);
-    else if (bytes > 0 && (op->kind != PLDI_BROADCAST || op->root == team->rank))
-        memcpy(bytes <= PLDI_TEAM_INLINE ? a->u.data : seat->small[set], op->send, bytes);
-    team->begun++;
+    else if (op->code >= 0)
+        bring(op, is_inline(op) ? a->u.data : seat->small[set]);
     team->seen = 0;
     atomic_store_explicit(&a->seq, team->begun, memory_order_release);
 }
@@ -293,46 +379,60 @@ static int all_here(struct pldi_team *team)
 static int judge(pld_request *op)
 {
     struct pldi_team *team = op->group->team;
+    const int set = (int)((team->begun - 1) % 2);
     const uint64_t print = arrival(team, team->rank)->print;
-    int same = print != 0;
+    int same = print != 0 && op->kind != PLDI_ALLTOALL_V;
 
     for (int r = 0; r < team->size; r++)
         same &= arrival(team, r)->print == print;
     if (same)
         return 1;
-    for (int r = 0; r < team->size; r++)
-        team->sources[r] = &pldi_team_seat(team, r)->records[(team->begun - 1) % 2].opening;
-    return pldi_open_judge((const void *)team->sources, team->size);
+    for (int r = 0; r < team->size; r++) {
+        struct pldi_seat *seat = pldi_team_seat(team, r);
+
+        team->words[r] = (struct pldi_word){
+            &seat->records[set].opening, pldi_team_notes(team, r)->counts, seat->records[set].text};
+    }
+    return pldi_open_judge(team->words, team->size);
 }
 
-static void finish_small(pld_request *op, size_t bytes)
+/* What a rank brought for this one. */
+static const unsigned char *brought(const pld_request *op, int rank, int in_line)
+{
+    const struct pldi_team *team = op->group->team;
+    const struct pldi_seat *seat = pldi_team_seat(team, rank);
+    const int set = (int)((team->begun - 1) % 2);
+    const unsigned char *data = in_line ? seat->arrivals[set].u.data : seat->small[set];
+
+    if (pldi_shape(op->kind)->cut[PLDI_SENT] != PLDI_BLOCKS)
+        return data;
+    if (op->starts[PLDI_SENT] != NULL)
+        return data + op->starts[PLDI_SENT][team->rank];
+    return data + (size_t)team->rank * pldi_vector(op);
+}
+
+static void finish_small(pld_request *op)
 {
     struct pldi_team *team = op->group->team;
-    const size_t each = op->count * pld_dtype_bytes(op->dtype);
-    const size_t skip = op->kind == PLDI_REDUCE_SCATTER ? each * (size_t)team->rank : 0;
-    const int set = (int)((team->begun - 1) % 2);
+    const struct pldi_shape *shape = pldi_shape(op->kind);
+    const int even = shape->cut[PLDI_RECEIVED] == PLDI_EVEN;
+    const int in_line = is_inline(op);
 
     for (int r = 0; r < team->size; r++) {
-        const struct pldi_seat *seat = pldi_team_seat(team, r);
-        const unsigned char *data =
-            bytes <= PLDI_TEAM_INLINE ? seat->arrivals[set].u.data : seat->small[set];
-
-        team->sources[r] = data + skip;
-        if (op->kind == PLDI_ALLGATHER)
-            memcpy((char *)op->recv + (size_t)r * each, data, each);
-        if (op->kind == PLDI_BROADCAST && r == op->root && r != team->rank)
-            memcpy(op->recv, data, each);
+        team->sources[r] = brought(op, r, in_line);
+        if (!shape->reduces && pldi_flow(op, r, team->rank) > 0 &&
+            !(shape->from_root && shape->cut[PLDI_SENT] == PLDI_WHOLE && r == team->rank))
+            pldi_unpack(op, r, 0, pldi_flow(op, r, team->rank), team->sources[r]);
     }
-    if (op->kind == PLDI_ALLREDUCE || op->kind == PLDI_REDUCE_SCATTER)
-        team->node->kernels->reduce(op->recv, team->sources, team->size, op->count, op->dtype,
-                                    op->op == PLD_AVG ? PLD_SUM : op->op, op->scale);
+    if (shape->reduces && pldi_takes(op, team->rank))
+        pldi_reduce_to(op, even ? 0 : team->rank, 0, pldi_extent(op, PLDI_RECEIVED), team->sources,
+                       team->size);
 }
 
 /* 1: done, 0: not yet. */
 static int open_team(pld_request *op, int *moved)
 {
     struct pldi_team *team = op->group->team;
-    size_t bytes;
 
     if (op->state == PLDI_NEW) {
         arrive(op);
@@ -344,10 +444,8 @@ static int open_team(pld_request *op, int *moved)
     op->state = PLDI_OPENED;
     *moved = 1;
     PLDI_TRY(judge(op));
-    bytes = payload(op);
-    if (bytes != SIZE_MAX) {
-        if (bytes > 0)
-            finish_small(op, bytes);
+    if (is_small(op)) {
+        finish_small(op);
         return 1;
     }
     for (int r = 0; r < team->size; r++)

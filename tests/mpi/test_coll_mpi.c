@@ -140,6 +140,115 @@ static int test_broadcast(struct team *t, const struct run *r)
     return 0;
 }
 
+static int test_reduce(struct team *t, const struct run *r)
+{
+    const int root = r->shift % t->size;
+    char *recv = r->in_place ? t->send : t->recv;
+
+    give(t, r, t->send, r->count);
+    NEED(MPI_Reduce(t->mine, t->whole, (int)r->count, MPI_DOUBLE, mpi_op(r->op), root, t->comm) ==
+         0);
+    NEED(pld_reduce(t->group, t->send, recv, r->count, r->dtype, r->op, root, NULL) == 0);
+    NEED(t->rank != root || equals(t, r, recv, r->count));
+    return 0;
+}
+
+/* Counts by rank, for both, and what comes before each block. */
+struct blocks {
+    size_t ours[MOST_RANKS];
+    int theirs[MOST_RANKS], before[MOST_RANKS];
+    size_t all;
+};
+
+static void set_block(struct blocks *b, int rank, size_t count)
+{
+    b->ours[rank] = count;
+    b->theirs[rank] = (int)count;
+    b->before[rank] = (int)b->all;
+    b->all += count;
+}
+
+static struct blocks vary(const struct team *t, size_t count)
+{
+    struct blocks b = {.all = 0};
+
+    for (int i = 0; i < t->size; i++)
+        set_block(&b, i, i % 3 == 1 ? 0 : count - count / 7 * (size_t)i);
+    return b;
+}
+
+static int test_reduce_scatter_v(struct team *t, const struct run *r)
+{
+    const struct blocks b = vary(t, r->count);
+    char *recv = r->in_place ? at(t->send, r, (size_t)b.before[t->rank]) : t->recv;
+
+    give(t, r, t->send, b.all);
+    NEED(MPI_Reduce_scatter(t->mine, t->whole, b.theirs, MPI_DOUBLE, mpi_op(r->op), t->comm) == 0);
+    NEED(pld_reduce_scatter_v(t->group, t->send, recv, b.ours, r->dtype, r->op, NULL) == 0);
+    NEED(equals(t, r, recv, b.ours[t->rank]));
+    return 0;
+}
+
+static int test_gather_v(struct team *t, const struct run *r)
+{
+    const struct blocks b = vary(t, r->count);
+    const int root = r->shift % t->size;
+    const size_t mine = b.ours[t->rank];
+
+    give(t, r, t->send, mine);
+    NEED(MPI_Allgatherv(t->mine, (int)mine, MPI_DOUBLE, t->whole, b.theirs, b.before, MPI_DOUBLE,
+                        t->comm) == 0);
+    NEED(pld_allgather_v(t->group, t->send, t->recv, b.ours, r->dtype, NULL) == 0);
+    NEED(equals(t, r, t->recv, b.all));
+    memset(t->recv, 0, b.all * pld_dtype_bytes(r->dtype));
+    NEED(pld_gather_v(t->group, t->send, t->recv, b.ours, r->dtype, root, NULL) == 0);
+    NEED(t->rank != root || equals(t, r, t->recv, b.all));
+    return 0;
+}
+
+static int test_scatter_v(struct team *t, const struct run *r)
+{
+    const struct blocks b = vary(t, r->count);
+    const int root = r->shift % t->size;
+    const size_t mine = b.ours[t->rank];
+
+    give(t, r, t->send, b.all);
+    NEED(MPI_Scatterv(t->mine, b.theirs, b.before, MPI_DOUBLE, t->whole, (int)mine, MPI_DOUBLE,
+                      root, t->comm) == 0);
+    NEED(pld_scatter_v(t->group, t->send, t->recv, b.ours, r->dtype, root, NULL) == 0);
+    NEED(equals(t, r, t->recv, mine));
+    return 0;
+}
+
+static size_t pair_count(const struct run *r, int s, int d)
+{
+    return (s + 2 * d) % 4 == 1 ? 0 : r->count - r->count / 9 * (size_t)((s + d) % 3);
+}
+
+static int test_alltoall(struct team *t, const struct run *r)
+{
+    const size_t all = r->count * (size_t)t->size;
+    char *recv = r->in_place ? t->send : t->recv;
+    struct blocks out = {.all = 0};
+    struct blocks in = {.all = 0};
+
+    for (int i = 0; i < t->size; i++) {
+        set_block(&out, i, pair_count(r, t->rank, i));
+        set_block(&in, i, pair_count(r, i, t->rank));
+    }
+    give(t, r, t->send, out.all);
+    NEED(MPI_Alltoallv(t->mine, out.theirs, out.before, MPI_DOUBLE, t->whole, in.theirs, in.before,
+                       MPI_DOUBLE, t->comm) == 0);
+    NEED(pld_alltoall_v(t->group, t->send, out.ours, t->recv, in.ours, r->dtype, NULL) == 0);
+    NEED(equals(t, r, t->recv, in.all));
+    give(t, r, t->send, all);
+    NEED(MPI_Alltoall(t->mine, (int)r->count, MPI_DOUBLE, t->whole, (int)r->count, MPI_DOUBLE,
+                      t->comm) == 0);
+    NEED(pld_alltoall(t->group, t->send, recv, r->count, r->dtype, NULL) == 0);
+    NEED(equals(t, r, recv, all));
+    return 0;
+}
+
 /* What the others of a ring sent, by requests that are waited for in another order. */
 static int test_messages(struct team *t, const struct run *r)
 {
@@ -230,6 +339,8 @@ static int test_reductions(struct team *t, int all)
                 r.in_place ^= s % 2;
                 if (!skips(&r, all))
                     bad += test_reduce_scatter(t, &r);
+                if (!skips(&r, all))
+                    bad += test_reduce(t, &r) + test_reduce_scatter_v(t, &r);
             }
     return bad;
 }
@@ -246,6 +357,8 @@ static int test_moves(struct team *t, int all)
             r.in_place = r.shift++ % 2;
             if (!skips(&r, all))
                 bad += test_allgather(t, &r) + test_messages(t, &r) + test_broadcast(t, &r);
+            if (!skips(&r, all))
+                bad += test_gather_v(t, &r) + test_scatter_v(t, &r) + test_alltoall(t, &r);
         }
     return bad;
 }

@@ -1,0 +1,255 @@
+/* SPDX-FileCopyrightText: The polder authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * Messages between two ranks: around every size at which the way changes, with
+ * buffers that are and are not in shared memory, in and out of order, many at once,
+ * and with a peer that sends something else or leaves.
+ */
+
+#include <polder/polder.h>
+
+#include <stdlib.h>
+
+#include "coll/coll_shm_mail.h"
+#include "inproc/inproc.h"
+#include "tap.h"
+
+static const size_t sizes[] = {0,
+                               1,
+                               PLDI_MAIL_INLINE - 1,
+                               PLDI_MAIL_INLINE,
+                               PLDI_MAIL_INLINE + 1,
+                               PLDI_MAIL_SLOT - 1,
+                               PLDI_MAIL_SLOT,
+                               PLDI_MAIL_SLOT + 1,
+                               PLDI_MAIL_SLOT *PLDI_MAIL_SLOTS,
+                               PLDI_MAIL_SLOT *PLDI_MAIL_SLOTS + 1,
+                               PLDI_MAIL_PIECE,
+                               PLDI_MAIL_PIECE * 2 + 77};
+enum { SIZES = sizeof(sizes) / sizeof(sizes[0]), BATCH = 3 * PLDI_MAIL_LETTERS };
+
+static unsigned char byte_of(int from, int to, size_t message, size_t i)
+{
+    return (unsigned char)((size_t)from * 31 + (size_t)to * 17 + message * 7 + i + i / 251);
+}
+
+static void write_message(unsigned char *v, int from, int to, size_t message, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i++)
+        v[i] = byte_of(from, to, message, i);
+}
+
+static int is_message(const unsigned char *v, int from, int to, size_t message, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i++) {
+        if (v[i] != byte_of(from, to, message, i))
+            return 0;
+    }
+    return 1;
+}
+
+static unsigned char *get(pld_runtime *rt, size_t bytes, int shared)
+{
+    void *v = NULL;
+
+    if (!shared)
+        return malloc(bytes + 1);
+    return pld_mem_alloc(rt, bytes + 1, &v) < 0 ? NULL : v;
+}
+
+static void put(pld_runtime *rt, void *v, int shared)
+{
+    if (shared)
+        pld_mem_free(rt, v);
+    else
+        free(v);
+}
+
+/* There and back, for all sizes. */
+static int there_and_back(pld_runtime *rt, void *context)
+{
+    const int *shared = context;
+    pld_group *world = pld_runtime_world(rt);
+    const int rank = pld_runtime_rank(rt);
+    const size_t most = sizes[SIZES - 1];
+    unsigned char *out = get(rt, most, shared[0]);
+    unsigned char *in = get(rt, most, shared[1]);
+
+    for (size_t i = 0; i < SIZES; i++) {
+        const size_t n = sizes[i];
+
+        write_message(out, rank, 1 - rank, i, n);
+        memset(in, 0x5a, n + 1);
+        if (rank == 0)
+            CHECK(rt, pld_send(world, out, n, PLD_U8, 1, (int)i, NULL) == 0);
+        CHECK(rt, pld_recv(world, in, n, PLD_U8, 1 - rank, (int)i, NULL) == 0);
+        if (rank == 1)
+            CHECK(rt, pld_send(world, out, n, PLD_U8, 0, (int)i, NULL) == 0);
+        CHECK(rt, is_message(in, 1 - rank, rank, i, n) && in[n] == 0x5a);
+    }
+    put(rt, out, shared[0]);
+    put(rt, in, shared[1]);
+    return 0;
+}
+
+/* More messages than letters, to all and from all, received in reverse, each size in turn. */
+static int many(pld_runtime *rt, void *context)
+{
+    const int shared = *(const int *)context;
+    pld_group *world = pld_runtime_world(rt);
+    const int rank = pld_runtime_rank(rt);
+    const int p = pld_runtime_size(rt);
+    const size_t n = (size_t)p * BATCH;
+    pld_request **requests = calloc(2 * n, sizeof(pld_request *));
+    unsigned char **buffers = calloc(2 * n, sizeof(unsigned char *));
+
+    for (size_t i = 0; i < 2 * n; i++) {
+        const pld_coll_opts o = {PLD_OPTS(pld_coll_opts), .request = &requests[i]};
+        const int receive = i >= n;
+        const int peer = (int)(i % n) / BATCH;
+        const size_t message = receive ? BATCH - 1 - i % BATCH : i % BATCH;
+        const size_t bytes = sizes[message % 8];
+        const int tag = (int)message;
+
+        buffers[i] = get(rt, bytes, shared);
+        if (!receive)
+            write_message(buffers[i], rank, peer, message, bytes);
+        if (receive)
+            CHECK(rt, pld_recv(world, buffers[i], bytes, PLD_U8, peer, tag, &o) == 0);
+        else
+            CHECK(rt, pld_send(world, buffers[i], bytes, PLD_U8, peer, tag, &o) == 0);
+    }
+    CHECK(rt, pld_request_wait_all(2 * n, requests) == 0);
+    for (size_t i = 0; i < 2 * n; i++) {
+        const size_t message = i >= n ? BATCH - 1 - i % BATCH : i % BATCH;
+
+        if (i >= n)
+            CHECK(rt,
+                  is_message(buffers[i], (int)(i % n) / BATCH, rank, message, sizes[message % 8]));
+        put(rt, buffers[i], shared);
+    }
+    free(requests);
+    free(buffers);
+    return 0;
+}
+
+/* Messages of one tag arrive in order, short and long, however many are under way. */
+static int order(pld_runtime *rt, void *context)
+{
+    enum { N = 2 * PLDI_MAIL_LETTERS + 5, LONG = 300 };
+    pld_group *world = pld_runtime_world(rt);
+    static int64_t out[N][LONG];
+    int64_t in[LONG];
+    pld_request *r[N + 1] = {NULL};
+
+    (void)context;
+    for (int64_t i = 0; pld_runtime_rank(rt) == 0 && i <= N; i++) {
+        const pld_coll_opts o = {PLD_OPTS(pld_coll_opts), .request = &r[i]};
+        const size_t count = i % 2 ? LONG : 1;
+
+        if (i < N)
+            out[i][0] = out[i][count - 1] = i;
+        /* The last has another tag, and is received first. */
+        CHECK(rt, pld_send(world, out[i % N], i < N ? count : 1, PLD_I64, 1, i == N, &o) == 0);
+    }
+    if (pld_runtime_rank(rt) == 1) {
+        CHECK(rt, pld_recv(world, in, 1, PLD_I64, 0, 1, NULL) == 0 && in[0] == 0);
+        for (int i = 0; i < N; i++) {
+            const size_t count = i % 2 ? LONG : 1;
+
+            CHECK(rt, pld_recv(world, in, count, PLD_I64, 0, 0, NULL) == 0);
+            CHECK(rt, in[0] == i && in[count - 1] == i);
+        }
+    }
+    CHECK(rt, pld_request_wait_all(N + 1, r) == 0);
+    return 0;
+}
+
+/* Another size is an error of the receive alone; the next message is not touched by it. */
+static int other_size(pld_runtime *rt, void *context)
+{
+    const size_t n = *(const size_t *)context;
+    pld_group *world = pld_runtime_world(rt);
+    unsigned char *v = calloc(n + 2, 1);
+    int rc;
+
+    if (pld_runtime_rank(rt) == 0) {
+        CHECK(rt, pld_send(world, v, n, PLD_U8, 1, 5, NULL) == 0);
+        v[n] = 42;
+        CHECK(rt, pld_send(world, v, n + 1, PLD_U8, 1, 5, NULL) == 0);
+    } else {
+        rc = pld_recv(world, v, n + 1, PLD_U8, 0, 5, NULL);
+        CHECK(rt, rc == PLD_ERR_MISMATCH && strstr(pld_last_error(), "with tag 5") != NULL);
+        CHECK(rt, pld_recv(world, v, n + 1, PLD_U8, 0, 5, NULL) == 0 && v[n] == 42);
+    }
+    free(v);
+    return 0;
+}
+
+/* Rank 1 leaves: what it sent before can be had, what it did not is an error, not a hang. */
+static int leaves(pld_runtime *rt, void *context)
+{
+    const size_t n = *(const size_t *)context;
+    pld_group *world = pld_runtime_world(rt);
+    unsigned char *v = calloc(n + ((size_t)1 << 16), 1);
+    int rc = 0;
+
+    if (pld_runtime_rank(rt) == 1) {
+        CHECK(rt, pld_send(world, v, n, PLD_U8, 2, 0, NULL) == 0);
+    } else if (pld_runtime_rank(rt) == 2) {
+        CHECK(rt, pld_recv(world, v, n, PLD_U8, 1, 0, NULL) == 0);
+        rc = pld_recv(world, v, n, PLD_U8, 1, 0, NULL);
+        CHECK(rt, rc == PLD_ERR_PEER && strstr(pld_last_error(), "rank 1 ") != NULL);
+    } else {
+        rc = pld_send(world, v, (size_t)1 << 16, PLD_U8, 1, 0, NULL);
+        CHECK(rt, rc == PLD_ERR_PEER && strstr(pld_last_error(), "rank 1 ") != NULL);
+    }
+    free(v);
+    return 0;
+}
+
+static int has_mail(pld_runtime *rt, void *context)
+{
+    const pld_group *world = pld_runtime_world(rt);
+
+    CHECK(rt, (world->team != NULL && world->team->peers != NULL) == *(const int *)context);
+    return 0;
+}
+
+static void test_way(int mail)
+{
+    static const size_t lengths[] = {8, 100000};
+    const char *way = mail ? "shared memory" : "transport";
+
+    ok(inproc_run(3, has_mail, &mail) == 0, "messages go by %s", way);
+    for (int n = 0; n < 4; n++) {
+        int shared[2] = {n % 2, n / 2};
+
+        ok(inproc_run(2, there_and_back, shared) == 0, "every size, %s to %s, %s",
+           n % 2 ? "shared" : "ordinary", n / 2 ? "shared" : "ordinary", way);
+    }
+    for (int shared = 0; shared < 2; shared++)
+        ok(inproc_run(4, many, &shared) == 0, "many at once, %s",
+           shared ? "shared buffers" : "ordinary buffers");
+    ok(inproc_run(2, order, NULL) == 0, "one tag in order, another out of it, %s", way);
+    for (int i = 0; i < 2; i++) {
+        size_t n = lengths[i];
+
+        ok(inproc_run(2, other_size, &n) == 0, "%zu bytes where another size is expected, %s", n,
+           way);
+    }
+    for (int i = 0; i < 2; i++) {
+        size_t n = lengths[i];
+
+        ok(inproc_run(3, leaves, &n) == 0, "who leaves after %zu bytes is reported, %s", n, way);
+    }
+}
+
+int main(void)
+{
+    test_way(1);
+    (void)setenv("POLDER_SHM", "0", 1);
+    test_way(0);
+    return tap_done();
+}
