@@ -26,6 +26,7 @@
 #include <polder/export.h>
 #include <polder/mesh.h>
 #include <polder/params.h>
+#include <polder/site.h>
 
 PLD_BEGIN_DECLS
 
@@ -129,5 +130,12 @@ PLD_API int pld_ckpt_load(pld_ckpt *ckpt, const char *which, int64_t *out_step);
 PLD_API void pld_ckpt_destroy(pld_ckpt **ckpt);
 
 PLD_END_DECLS
+
+/* The calls note where they are made; see <polder/site.h>. */
+#ifndef PLD_NO_SITES
+#define pld_ckpt_open(first, ...) pld_ckpt_open(PLD_HERE(first), __VA_ARGS__)
+#define pld_ckpt_save(first, ...) pld_ckpt_save(PLD_HERE(first), __VA_ARGS__)
+#define pld_ckpt_load(first, ...) pld_ckpt_load(PLD_HERE(first), __VA_ARGS__)
+#endif
 
 #endif /* POLDER_CKPT_H */

@@ -13,6 +13,7 @@
 #include "base/base_mem.h"
 #include "base/base_opts.h"
 #include "ckpt/ckpt_impl.h"
+#include "health/health_site.h"
 #include "params/params.h"
 
 /* What a caller built against 0.1 passes.  Stays when the struct grows. */
@@ -131,6 +132,7 @@ static int open_on_all(pld_ckpt *c)
 
 int pld_ckpt_open(pld_mesh *mesh, const char *directory, const pld_ckpt_opts *opts, pld_ckpt **out)
 {
+    PLDI_ENTER();
     pld_ckpt *c;
     int rc;
 

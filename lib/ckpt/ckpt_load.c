@@ -13,6 +13,7 @@
 #include "base/base_mem.h"
 #include "ckpt/ckpt_impl.h"
 #include "ckpt/ckpt_read.h"
+#include "health/health_site.h"
 #include "params/params.h"
 
 struct load {
@@ -262,6 +263,7 @@ static int load_all(struct load *l, const char *which, int64_t *out_step)
 
 int pld_ckpt_load(pld_ckpt *ckpt, const char *which, int64_t *out_step)
 {
+    PLDI_ENTER();
     struct load l = {.c = ckpt};
     int64_t step = -1;
     int rc;

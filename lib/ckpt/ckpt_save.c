@@ -20,6 +20,7 @@
 #include "base/base_hash.h"
 #include "base/base_mem.h"
 #include "ckpt/ckpt_impl.h"
+#include "health/health_site.h"
 
 enum { TAG_REPORT = 1 };
 
@@ -317,6 +318,7 @@ static int save_all(struct save *s)
 
 int pld_ckpt_save(pld_ckpt *ckpt, int64_t step)
 {
+    PLDI_ENTER();
     struct save s = {.c = ckpt, .step = step, .commit = {.lock = -1}};
     int rc;
 

@@ -6,8 +6,10 @@
 #include "base/base_err.h"
 #include "base/base_mem.h"
 #include "coll/coll.h"
+#include "coll/coll_health.h"
 #include "coll/coll_shm.h"
 #include "device/device_kernels.h"
+#include "health/health_site.h"
 
 enum {
     MAX_CHUNK = 512 << 10,
@@ -127,6 +129,7 @@ int pldi_group_close(pld_group **group)
     const int rc = (*group)->transport->ops->close((*group)->transport);
 
     pldi_team_detach(&(*group)->team);
+    pldi_health_group_destroy(&(*group)->health);
     free_work(&(*group)->work);
     pldi_free(*group);
     *group = NULL;
@@ -173,6 +176,9 @@ static int split(pld_group *parent, int color, int key, int *table, pld_group **
     pldi_engine_leave(parent->engine);
     if (rc == PLD_OK && child != NULL)
         rc = pldi_group_create(parent->engine, child, out);
+    parent->splits++;
+    if (rc == PLD_OK && child != NULL)
+        rc = pldi_coll_part_health(parent, *out, color, members);
     rc = pld_agree(parent, rc);
     if (rc == PLD_OK && child != NULL)
         rc = pldi_team_attach(*out, parent->node);
@@ -181,6 +187,7 @@ static int split(pld_group *parent, int color, int key, int *table, pld_group **
 
 int pld_group_split(pld_group *parent, int color, int key, pld_group **out)
 {
+    PLDI_ENTER();
     pld_group *group = NULL;
     int *table;
     int rc;
