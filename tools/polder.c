@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static const struct command *const commands[] = {&command_inspect};
+static const struct command *const commands[] = {&command_inspect, &command_trace};
 enum { COMMANDS = sizeof(commands) / sizeof(commands[0]) };
 
 int complain(int status, const char *format, ...)

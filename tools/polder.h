@@ -29,6 +29,7 @@ struct command {
 };
 
 extern const struct command command_inspect;
+extern const struct command command_trace;
 
 /** Say on stderr, in one line "polder: ...", what is wrong, and return `status`. */
 int complain(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
