@@ -39,6 +39,7 @@ usage: polder COMMAND [OPTION]... [ARGUMENT]...
 
 Commands:
   inspect          look into checkpoints
+  trace            read what the ranks of a job recorded, and say where they part
   help COMMAND     explain a command
 
 Options:
