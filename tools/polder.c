@@ -12,7 +12,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static const struct command *const commands[] = {&command_inspect, &command_trace};
+static const struct command *const commands[] = {&command_inspect, &command_trace, &command_bench,
+                                                 &command_doctor};
 enum { COMMANDS = sizeof(commands) / sizeof(commands[0]) };
 
 int complain(int status, const char *format, ...)

@@ -28,8 +28,7 @@ struct command {
     int (*run)(char **argv);
 };
 
-extern const struct command command_inspect;
-extern const struct command command_trace;
+extern const struct command command_inspect, command_trace, command_bench, command_doctor;
 
 /** Say on stderr, in one line "polder: ...", what is wrong, and return `status`. */
 int complain(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));

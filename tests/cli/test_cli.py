@@ -40,6 +40,8 @@ usage: polder COMMAND [OPTION]... [ARGUMENT]...
 Commands:
   inspect          look into checkpoints
   trace            read what the ranks of a job recorded, and say where they part
+  bench            measure collective operations, and compare them
+  doctor           find out what keeps a machine or a job back
   help COMMAND     explain a command
 
 Options:
