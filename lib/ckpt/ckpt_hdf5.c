@@ -85,10 +85,18 @@ hid_t pldi_ckpt_h5_create(int memory, uint64_t sets)
     return file;
 }
 
+/*
+ * libhdf5 lets go of the driver before it calls the driver's close: if the file were
+ * the last to hold it, that would be a call into freed memory.  The list holds it, too.
+ */
 int pldi_ckpt_h5_close(hid_t file, const char *path, int code)
 {
-    if (H5Fclose(file) < 0 && code == PLD_OK)
+    const hid_t access = H5Fget_access_plist(file);
+
+    if ((access < 0 || H5Fclose(file) < 0) && code == PLD_OK)
         code = pldi_ckpt_h5_fail("close", path);
+    if (access >= 0)
+        (void)H5Pclose(access);
     return code;
 }
 
