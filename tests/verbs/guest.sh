@@ -26,6 +26,10 @@ network() {
     ip addr add $address/24 dev $device
     ip link set $device mtu 4200 up
     rdma link add rxe0 type rxe netdev $device || exit 1
+    await_address
+}
+
+await_address() {
     for _ in $(seq 100); do
         grep -qs 0a37:000 /sys/class/infiniband/rxe0/ports/1/gids/* && return
         sleep 0.1
@@ -40,6 +44,17 @@ packets() {
     [ "$ROLE" = a ] && /polder/rsh vmb "$counters"
 }
 
+# The network fails once FILE is there, and is mended.
+cut_after() {
+    until [ -e "$1" ]; do sleep 0.05; done
+    ip link set $device down
+}
+mend() {
+    kill $!
+    ip link set $device up
+    await_address
+}
+
 # job NAME SECONDS COMMAND...
 job() {
     local name=$1 limit=$2 before after
@@ -49,8 +64,8 @@ job() {
     status=$?
     after=$(packets)
     paste <(echo "$before") <(echo "$after") | awk -v status=$status \
-        'BEGIN { printf "%d", status } { printf " %d", $2 - $1 } END { print "" }' >/polder/facts.new
-    mv /polder/facts.new "/polder/$name.facts"
+        'BEGIN { printf "%d", status } { printf " %d", $2 - $1 } END { print "" }' >facts
+    mv facts "/polder/$name.facts"
     echo "guest: $name: $(cat "/polder/$name.facts") (after $(cut -d' ' -f1 /proc/uptime) s)"
 }
 

@@ -22,16 +22,17 @@ import time
 
 import machine
 
-LIMIT_S = 300  # of the machines; a job has less
+LIMIT_S = 480  # of the machines; a job has less
 PAYLOAD = 4096  # the most bytes of a message that one packet carries
 FILES = ["guest.sh", "rsh"]
 UCX = ["--mca", "pml", "ucx", "--mca", "btl", "^vader,tcp,openib"]
 # The check: UCX before 1.19 drops every RoCE packet with an IPv4 address on devices
 # other than Mellanox's.
 VERBS = {"UCX_NET_DEVICES": "rxe0:1", "UCX_UD_VERBS_ETH_DGID_CHECK": "n", "UCX_LOG_LEVEL": "info"}
-TRAINING = "--model tiny --mesh dp=2,pp=2 --batch 4 --microbatches 2 --seq 16 --steps 3 " \
-           "--resume never".split()
-STEPS = 3
+TRAINING = "--model tiny --mesh dp=2,pp=2 --batch 4 --microbatches 2 --seq 8 " \
+           "--decay constant".split()
+STEPS, ALL_STEPS = 3, 6  # of a training; of that which is interrupted, and of the host's
+CHECKPOINTS = "/run/checkpoints"
 
 count = failed = 0
 
@@ -66,8 +67,8 @@ def same_arithmetic():
 def mpirun(ranks, where, wire, variables, program):
     command = ["mpirun", "--bind-to", "none", "-np", str(ranks)]
     if where == "pair":
-        command += "--host vma:2,vmb:2 --mca plm_rsh_agent /polder/rsh --mca plm_rsh_no_tree_spawn 1 " \
-                   "--mca oob_tcp_if_include eth0".split()
+        command += "--host vma:2,vmb:2 --mca plm_rsh_agent /polder/rsh " \
+                   "--mca plm_rsh_no_tree_spawn 1 --mca oob_tcp_if_include eth0".split()
     else:
         command += ["--oversubscribe"]
     if wire == "ob1":
@@ -84,97 +85,127 @@ def mpirun(ranks, where, wire, variables, program):
 class Job:
     """Something run in the machine, and what must be true of it."""
 
-    def __init__(self, where, wire, ranks, what, program, share=True, nodes=0, seconds=120):
-        self.wire, self.what, self.seconds, self.share = wire, what, seconds, share
-        self.name = f"{what}-{ranks}-{wire}" + ("-nodes" if nodes or share else "")
-        self.text = f"{what}, {ranks} ranks, {wire}" + (", nodes" if nodes or share else "")
-        variables = {} if share else {"POLDER_SHM": "0"}
+    def __init__(self, where, wire, ranks, what, program, shm=True, nodes=0):
+        self.wire, self.what, self.shm = wire, what, shm
+        self.name = f"{what}-{ranks}-{wire}"
+        self.text = f"{what}, {ranks} ranks, {wire}" + (", nodes" if shm else "")
+        variables = {} if shm else {"POLDER_SHM": "0"}
         if nodes:
             variables["POLDER_FAKE_NODES"] = str(nodes)
-        if what == "training":
+        if what != "collectives":
             variables.update(same_arithmetic())
             program = program + ["--metrics", f"/polder/{self.name}.jsonl"]
         self.command = mpirun(ranks, where, wire, variables, program)
 
     def line(self):
-        return f"job {self.name} {self.seconds} {shlex.join(self.command)}\n"
+        return f"job {self.name} 120 {shlex.join(self.command)}\n"
 
-    def check(self, folder, losses):
+    def read(self, folder):
+        """Exit status and packets, and what it said."""
         output = folder / f"{self.name}.out"
         facts = folder / f"{self.name}.facts"
-        numbers = [int(n) for n in facts.read_text().split()] if facts.exists() else []
-        said = output.read_text(errors="replace") if output.exists() else ""
-        ok(numbers[:1] == [0], f"{self.text}: runs to its end",
-           f"status and packets: {numbers or 'it never ended'}\n{tail(output)}")
-        if numbers[:1] != [0]:
-            return
-        needed = self.check_training(folder, said, losses) if self.what == "training" \
-            else self.check_collectives(said)
-        self.check_packets(numbers[1:], needed, said)
+        self.numbers = [int(n) for n in facts.read_text().split()] if facts.exists() else []
+        self.said = output.read_text(errors="replace") if output.exists() else ""
+        self.steps = read_steps(folder / f"{self.name}.jsonl")
+        self.why = "\n".join([f"status and packets: {self.numbers or 'it never ended'}",
+                              *self.said.splitlines()[-25:]])
 
-    def check_collectives(self, said):
-        found = re.search(r"calls (\d+) received (\d+) crossing (\d+) wrong (\d+)", said)
+    def check(self, folder, host):
+        self.read(folder)
+        ok(self.numbers[:1] == [0], f"{self.text}: runs to its end", self.why)
+        if self.numbers[:1] == [0]:
+            needed = self.check_collectives() if self.what == "collectives" \
+                else self.check_training(host)
+            self.check_packets(self.numbers[1:], needed)
+
+    def check_collectives(self):
+        found = re.search(r"calls (\d+) received (\d+) crossing (\d+) wrong (\d+)", self.said)
         ok(found is not None and int(found[1]) > 400 and found[4] == "0",
-           f"{self.text}: every element of {found[1] if found else 'no'} results is right", said)
-        return int(found[3 if self.share else 2]) if found else 0
+           f"{self.text}: every element of {found[1] if found else 'no'} results is right",
+           self.why)
+        return int(found[3 if self.shm else 2]) if found else 0
 
-    def check_training(self, folder, said, losses):
-        mine = read_losses(folder / f"{self.name}.jsonl")
-        ok(mine == losses, f"{self.text}: loss and gradient norm of {len(mine)} steps are those of "
-           "shared memory on the host, to the last digit", f"host {losses}\nhere {mine}")
-        found = re.search(r"([\d.]+) million parameters", said)
+    def check_training(self, host):
+        first = min(self.steps, default=0)
+        steps = range(first, (STEPS if self.what == "training" else ALL_STEPS) + 1)
+        ok((first == 1) == (self.what == "training") and
+           self.steps == {step: host.get(step) for step in steps},
+           f"{self.text}: loss and gradient norm of steps {first} to {steps[-1]} are those of "
+           "shared memory on the host, to the last digit", f"host {host}\nhere {self.steps}")
+        found = re.search(r"([\d.]+) million parameters", self.said)
         # Both data-parallel ranks of a stage receive the other's gradients, each step.
-        return int(2 * STEPS * 4 * (float(found[1]) - 0.05) * 1e6)
+        return int(2 * len(steps) * 4 * (float(found[1]) - 0.05) * 1e6)
 
-    def check_packets(self, packets, needed, said):
+    def check_packets(self, packets, needed):
         sent, received = packets[0::2], packets[1::2]
         if self.wire == "ob1":
             ok(len(packets) > 0 and set(packets) == {0},
                f"{self.text}: no packet went through the device", str(packets))
             return
-        used = set(re.findall(r"\b\w+_verbs(?=/rxe0:1)", said))
+        used = set(re.findall(r"\b\w+_verbs(?=/rxe0:1)", self.said))
         ok(f"{self.wire}_verbs" in used, f"{self.text}: UCX names {self.wire}_verbs on rxe0",
            f"{sorted(used)}")
-        ok(min(packets, default=0) > 0 and min(sum(sent), sum(received)) * PAYLOAD >= needed > 0,
+        ok(min(packets, default=0) > 0 and
+           min(sum(sent), sum(received)) * PAYLOAD >= needed > 0,
            f"{self.text}: {sum(received)} packets carried the {needed / 1e6:.1f} MB",
            f"sent {sent} received {received}, which is less than {needed} bytes")
 
 
-def read_losses(path):
-    """Loss and gradient norm of each step, as they are written."""
+class Interrupted(Job):
+    """A training whose network fails after the first checkpoint: it must end, with an error."""
+
+    def line(self):
+        return f"cut_after {CHECKPOINTS}/step-00000001 &\n{super().line()}mend\n"
+
+    def check(self, folder, host):
+        self.read(folder)
+        ended = self.numbers[:1] not in ([], [0], [124], [137])
+        ok(ended and 0 < len(self.steps) < ALL_STEPS,
+           f"{self.text}: when the network fails, after step {len(self.steps)}, the job ends with "
+           f"status {self.numbers[:1]}", self.why)
+
+
+def read_steps(path):
+    """Loss and gradient norm by step, as they are written."""
     if not path.exists():
-        return []
+        return {}
     records = [json.loads(line, parse_float=str) for line in path.read_text().splitlines()]
-    return [(r["loss"], r["grad_norm"]) for r in records if "loss" in r]
+    return {r["step"]: (r["loss"], r["grad_norm"]) for r in records if "loss" in r}
 
 
 def train_on_host(gpt, folder):
     metrics = folder / "host.jsonl"
-    command = mpirun(4, "one", "ob1", same_arithmetic(), gpt + ["--metrics", str(metrics)])
+    more = ["--steps", str(ALL_STEPS), "--metrics", str(metrics)]
+    command = mpirun(4, "one", "ob1", same_arithmetic(), gpt + more)
     if os.geteuid() == 0:
         command.insert(1, "--allow-run-as-root")
     run = subprocess.run(command, capture_output=True, text=True, timeout=120,
                          preexec_fn=machine.die_with_parent(signal.SIGTERM))
-    losses = read_losses(metrics)
-    ok(run.returncode == 0 and len(losses) == STEPS, "training, 4 ranks, on the host",
+    steps = read_steps(metrics)
+    ok(run.returncode == 0 and len(steps) == ALL_STEPS, "training, 4 ranks, on the host",
        run.stdout[-1000:] + run.stderr[-1000:])
-    return losses
+    return steps
 
 
 def jobs(where, coll, gpt):
     """What is run in the machines; of the two machines, each runs two of the four ranks."""
     if where == "one":
-        list_ = [Job(where, wire, ranks, "collectives", coll, share=False)
-                 for wire in ("rc", "ud") for ranks in (2, 4)]
-        list_ += [Job(where, "rc", 4, "collectives", coll, nodes=2),
-                  Job(where, "ob1", 4, "collectives", coll, share=False)]
+        list_ = [Job(where, "rc", 2, "collectives", coll, shm=False),
+                 Job(where, "rc", 4, "collectives", coll, nodes=2),
+                 Job(where, "ud", 4, "collectives", coll, shm=False)]
     else:
         list_ = [Job(where, "rc", 4, "collectives", coll),
-                 Job(where, "ud", 4, "collectives", coll, share=False),
-                 Job(where, "ob1", 4, "collectives", coll)]
+                 Job(where, "ud", 4, "collectives", coll)]
+    if where == "one" or not gpt:
+        list_.append(Job(where, "ob1", 4, "collectives", coll))
     if gpt:
         wires = ("rc", "ud", "ob1") if where == "one" else ("rc", "ob1")
-        list_ += [Job(where, wire, 4, "training", gpt, share=False) for wire in wires]
+        list_ += [Job(where, wire, 4, "training", gpt + ["--steps", str(STEPS)], shm=False)
+                  for wire in wires]
+    if gpt and where == "one":
+        saving = gpt + ["--steps", str(ALL_STEPS), "--save-every", "1", "--ckpt", CHECKPOINTS]
+        list_ += [Interrupted(where, "rc", 4, "interrupted", saving, shm=False),
+                  Job(where, "rc", 4, "resumed", saving, shm=False)]
     return list_
 
 
@@ -187,8 +218,9 @@ def run_machines(images, folder, where):
             if time.monotonic() > end or any(m.poll() for m in machines):
                 break
             time.sleep(0.1)
-        ok(all(m.poll() == 0 for m in machines), f"{len(machines)} machines started and ended",
-           "\n".join(tail(console) for console in folder.glob("console.*")))
+        codes = [m.poll() for m in machines]
+        ok(set(codes) == {0}, f"machines started and ended: {len(machines)}",
+           "\n".join([f"exit statuses {codes}"] + [tail(c) for c in folder.glob("console.*")]))
     finally:
         for m in machines:
             m.kill()
@@ -210,12 +242,12 @@ def main():
     share.mkdir()
     for name in FILES:
         shutil.copy(machine.HERE / name, share)
-    losses = train_on_host(gpt, share) if gpt else []
+    host = train_on_host(gpt, share) if gpt else {}
     list_ = jobs(where, [str(coll)], gpt)
     (share / "jobs.sh").write_text("".join(job.line() for job in list_))
     run_machines(images, share, where)
     for job in list_:
-        job.check(share, losses)
+        job.check(share, host)
     print(f"1..{count}\n# {time.monotonic() - begin:.0f} s")
     sys.exit(failed != 0)
 
