@@ -133,8 +133,8 @@ def kernel(folder):
 
 def start(images, share, role, processors, more=(), keep=()):
     vmlinuz, first = images
-    arguments = f"console=ttyS0 panic=-1 quiet loglevel=4 mitigations=off nokaslr tsc=reliable " \
-                f"rcupdate.rcu_cpu_stall_suppress=1 nowatchdog role={role}"
+    arguments = "console=ttyS0 panic=-1 quiet loglevel=4 mitigations=off nokaslr tsc=reliable " \
+                "no_timer_check rcupdate.rcu_cpu_stall_suppress=1 nowatchdog role=" + role
     command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
                "-no-reboot", "-monitor", "none", "-machine", "pc,hpet=off",
                "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max", "-smp", str(processors),
