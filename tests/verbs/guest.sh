@@ -50,7 +50,7 @@ cut_after() {
     ip link set $device down
 }
 mend() {
-    kill $!
+    kill $! 2>/dev/null
     ip link set $device up
     await_address
 }

@@ -66,13 +66,15 @@ def look():
         raise Absent("busybox needs shared libraries; package busybox-static does not")
 
 
-def package_name():
+def newest(folder):
+    """The version that apt would install; if it knows of none, one that is unpacked already."""
     shown = subprocess.run(["apt-cache", "depends", "linux-image-amd64"], capture_output=True,
                            text=True)
     found = re.search(r"Depends: linux-image-(\S+-amd64)$", shown.stdout, re.M)
-    if found is None:
+    unpacked = sorted(path.name for path in folder.glob("*-amd64"))
+    if found is None and not unpacked:
         raise Absent("apt knows no package linux-image-amd64 (Debian has it; apt-get update)")
-    return found[1]
+    return found[1] if found else unpacked[-1]
 
 
 def unpack(version, folder):
@@ -124,7 +126,7 @@ def kernel(folder):
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        version = package_name()
+        version = newest(folder)
         if not (folder / version).is_dir():
             unpack(version, folder)
         initrd(folder / version, folder)
