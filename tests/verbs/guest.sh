@@ -65,7 +65,7 @@ job() {
     after=$(packets)
     paste <(echo "$before") <(echo "$after") | awk -v status=$status \
         'BEGIN { printf "%d", status } { printf " %d", $2 - $1 } END { print "" }' >facts
-    mv facts "/polder/$name.facts"
+    cp facts "/polder/$name.facts"
     echo "guest: $name: $(cat "/polder/$name.facts") (after $(cut -d' ' -f1 /proc/uptime) s)"
 }
 

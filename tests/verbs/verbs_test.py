@@ -128,7 +128,9 @@ class Job:
     def check_training(self, host):
         first = min(self.steps, default=0)
         steps = range(first, (STEPS if self.what == "training" else ALL_STEPS) + 1)
-        ok((first == 1) == (self.what == "training") and
+        before = re.search(r"resumed after step (\d+)", self.said)
+        ok(first == (int(before[1]) if before else 0) + 1 and
+           (before is None) == (self.what == "training") and
            self.steps == {step: host.get(step) for step in steps},
            f"{self.text}: loss and gradient norm of steps {first} to {steps[-1]} are those of "
            "shared memory on the host, to the last digit", f"host {host}\nhere {self.steps}")
