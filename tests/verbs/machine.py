@@ -120,9 +120,10 @@ def initrd(kernel, folder):
     (folder / "initrd.new").rename(folder / "initrd.gz")
 
 
-def kernel(folder):
-    """The newest kernel of the distribution, in `folder`: (vmlinuz, initrd)."""
+def kernel(folder, host_tsc):
+    """What a machine starts from: (vmlinuz, initrd), kept in `folder`, and its clock's rate."""
     look()
+    tsc_khz = subprocess.run([host_tsc], capture_output=True, text=True, check=True).stdout.strip()
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -130,13 +131,14 @@ def kernel(folder):
         if not (folder / version).is_dir():
             unpack(version, folder)
         initrd(folder / version, folder)
-    return folder / version / f"vmlinuz-{version}", folder / "initrd.gz"
+    return folder / version / f"vmlinuz-{version}", folder / "initrd.gz", tsc_khz
 
 
 def start(images, share, role, processors, more=(), keep=()):
-    vmlinuz, first = images
+    vmlinuz, first, tsc_khz = images
     arguments = "console=ttyS0 panic=-1 quiet loglevel=4 mitigations=off nokaslr tsc=reliable " \
-                "no_timer_check rcupdate.rcu_cpu_stall_suppress=1 nowatchdog role=" + role
+                "no_timer_check rcupdate.rcu_cpu_stall_suppress=1 nowatchdog " \
+                f"tsc_early_khz={tsc_khz} role={role}"
     command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none",
                "-no-reboot", "-monitor", "none", "-machine", "pc,hpet=off",
                "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max", "-smp", str(processors),

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """polder over InfiniBand verbs: UCX on soft-RoCE, in one emulated machine or in two.
 
-verbs_test.py one|pair FOLDER TEXT verbs_coll [gpt]
+verbs_test.py one|pair FOLDER TEXT host_tsc verbs_coll [gpt]
 
 That the network device carried the data is read off its counters: at least as many
 packets as the bytes need that ranks cannot have got otherwise.  The control, in the same
@@ -230,12 +230,12 @@ def run_machines(images, folder, where):
 
 
 def main():
-    where, folder, text, coll = sys.argv[1], *(pathlib.Path(a).resolve() for a in sys.argv[2:5])
-    gpt = [str(pathlib.Path(sys.argv[5]).resolve()), "--text", str(text)] + TRAINING \
-        if len(sys.argv) > 5 else []
+    where, paths = sys.argv[1], [pathlib.Path(a).resolve() for a in sys.argv[2:]]
+    folder, text, host_tsc, coll = paths[:4]
+    gpt = [str(paths[4]), "--text", str(text)] + TRAINING if len(paths) > 4 else []
     begin = time.monotonic()
     try:
-        images = machine.kernel(folder / "kernel")
+        images = machine.kernel(folder / "kernel", host_tsc)
     except machine.Absent as absent:
         print(f"1..0 # SKIP {absent}")
         return
