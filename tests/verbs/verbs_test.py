@@ -22,7 +22,7 @@ import time
 
 import machine
 
-LIMIT_S, JOB_LIMIT_S = 600, 200
+LIMIT_S, JOB_LIMIT_S = 900, 200  # for a machine that shares its processors with many
 PAYLOAD = 4096  # the most bytes of a message that one packet carries
 FILES = ["guest.sh", "rsh"]
 UCX = ["--mca", "pml", "ucx", "--mca", "btl", "^vader,tcp,openib"]
@@ -201,7 +201,7 @@ def jobs(where, coll, gpt):
     if where == "one" or not gpt:
         list_.append(Job(where, "ob1", 4, "collectives", coll, shm=where != "one"))
     if gpt:
-        wires = ("rc", "ud", "ob1") if where == "one" else ("rc", "ob1")
+        wires = ("rc", "ud") if where == "one" else ("rc", "ob1")
         list_ += [Job(where, wire, 4, "training", gpt + ["--steps", str(STEPS)], shm=False)
                   for wire in wires]
     if gpt and where == "one":
