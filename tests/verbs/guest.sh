@@ -6,6 +6,7 @@
 # (two machines: a starts jobs, b gives it a shell).  For a job named N leaves in /polder:
 #   N.out    what it printed
 #   N.facts  exit status, then for each machine packets sent and received by the device
+#   N.stuck  of a job that did not end in time: the state of the machine
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 ulimit -l unlimited
 cd /run || exit 1
@@ -48,11 +49,27 @@ packets() {
 cut_after() {
     until [ -e "$1" ]; do sleep 0.05; done
     ip link set $device down
+    echo "guest: network is down"
 }
 mend() {
-    kill $! 2>/dev/null
+    kill "$cutter" 2>/dev/null
     ip link set $device up
     await_address
+}
+
+# A job over its limit: say how things stand, and have its ranks here print where they are.
+explain() {
+    ip -br link
+    grep . /sys/class/infiniband/rxe0/ports/1/hw_counters/*
+    ls /run/checkpoints 2>/dev/null
+    for process in /proc/[0-9]*; do
+        case $(readlink "$process/exe") in
+        */gpt | */verbs_coll)
+            echo "$process waits in $(cat "$process/wchan")"
+            kill -ABRT "${process#/proc/}"
+            ;;
+        esac
+    done
 }
 
 # job NAME SECONDS COMMAND...
@@ -60,8 +77,12 @@ job() {
     local name=$1 limit=$2 before after
     shift 2
     before=$(packets)
-    timeout -k 5 "$limit" "$@" >"/polder/$name.out" 2>&1 </dev/null
+    (sleep "$limit" && explain >"/polder/$name.stuck" 2>&1) &
+    watcher=$!
+    timeout -k 5 "$((limit + 30))" "$@" >"/polder/$name.out" 2>&1 </dev/null
     status=$?
+    kill $watcher 2>/dev/null
+    [ -e "/polder/$name.stuck" ] && status=124
     after=$(packets)
     paste <(echo "$before") <(echo "$after") | awk -v status=$status \
         'BEGIN { printf "%d", status } { printf " %d", $2 - $1 } END { print "" }' >facts

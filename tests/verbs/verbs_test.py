@@ -107,8 +107,10 @@ class Job:
         self.numbers = [int(n) for n in facts.read_text().split()] if facts.exists() else []
         self.said = output.read_text(errors="replace") if output.exists() else ""
         self.steps = read_steps(folder / f"{self.name}.jsonl")
+        stuck = folder / f"{self.name}.stuck"
         self.why = "\n".join([f"status and packets: {self.numbers or 'it never ended'}",
-                              *self.said.splitlines()[-25:]])
+                              stuck.read_text() if stuck.exists() else "",
+                              *self.said.splitlines()[-60 if stuck.exists() else -25:]])
 
     def check(self, folder, host):
         self.read(folder)
@@ -157,7 +159,7 @@ class Interrupted(Job):
     """A training whose network fails after the first checkpoint: it must end, with an error."""
 
     def line(self):
-        return f"cut_after {CHECKPOINTS}/step-00000001 &\n{super().line()}mend\n"
+        return f"cut_after {CHECKPOINTS}/step-00000001 &\ncutter=$!\n{super().line()}mend\n"
 
     def check(self, folder, host):
         self.read(folder)
