@@ -30,6 +30,7 @@ struct call {
     const void *send;
     void *recv;
     size_t count;
+    size_t counts[BLOCKS_MOST]; /* all of them `count` */
     pld_dtype dtype;
     pld_op op;
     const pld_coll_opts *opts;
@@ -48,12 +49,25 @@ static int ring(const struct call *c)
     return pld_request_wait(&request) < 0 ? PLD_ERR_TRANSPORT : rc;
 }
 
+/* Two items, which are the two blocks that a rank gives. */
+static int list(const struct call *c)
+{
+    const size_t block = c->count * pld_dtype_bytes(c->dtype);
+    const pld_coll_item items[] = {{.send = c->send, .recv = c->recv, .count = c->count},
+                                   {.send = (const char *)c->send + block,
+                                    .recv = (char *)c->recv + block,
+                                    .count = c->count}};
+
+    return pld_allreduce_list(c->group, items, 2, c->dtype, c->op, c->opts);
+}
+
 /*
  * The operations, a line each: name; blocks of `count` elements that a rank gives and
  * gets; the rank and the block of that rank from which block b of the result comes
  * (REDUCED: it is the reduction of that block over all ranks); where the result may
  * lie; the call.  n ranks, of which this is number c->me.
  */
+#define AT_ROOT(blocks) (c->me == c->root ? (blocks) : 0)
 #define OPERATIONS(X)                                                                              \
     X(allreduce, 1, 1, REDUCED, 0, BOTH,                                                           \
       pld_allreduce(c->group, c->send, c->recv, c->count, c->dtype, c->op, c->opts))               \
@@ -64,6 +78,25 @@ static int ring(const struct call *c)
     X(broadcast, 1, 1, c->root, 0, IN,                                                             \
       pld_broadcast(c->group, c->recv, c->count, c->dtype, c->root, c->opts))                      \
     X(send_recv, 1, 1, (c->me + c->n - 1) % c->n, 0, OUT, ring(c))                                 \
+    X(reduce, 1, c->me == c->root, REDUCED, 0, BOTH,                                               \
+      pld_reduce(c->group, c->send, c->recv, c->count, c->dtype, c->op, c->root, c->opts))         \
+    X(alltoall, c->n, c->n, b, c->me, BOTH,                                                        \
+      pld_alltoall(c->group, c->send, c->recv, c->count, c->dtype, c->opts))                       \
+    X(gather, 1, AT_ROOT(c->n), b, 0, BOTH,                                                        \
+      pld_gather(c->group, c->send, c->recv, c->count, c->dtype, c->root, c->opts))                \
+    X(scatter, AT_ROOT(c->n), 1, c->root, c->me, BOTH,                                             \
+      pld_scatter(c->group, c->send, c->recv, c->count, c->dtype, c->root, c->opts))               \
+    X(allreduce_list, 2, 2, REDUCED, b, BOTH, list(c))                                             \
+    X(reduce_scatter_v, c->n, 1, REDUCED, c->me, BOTH,                                             \
+      pld_reduce_scatter_v(c->group, c->send, c->recv, c->counts, c->dtype, c->op, c->opts))       \
+    X(allgather_v, 1, c->n, b, 0, BOTH,                                                            \
+      pld_allgather_v(c->group, c->send, c->recv, c->counts, c->dtype, c->opts))                   \
+    X(alltoall_v, c->n, c->n, b, c->me, OUT,                                                       \
+      pld_alltoall_v(c->group, c->send, c->counts, c->recv, c->counts, c->dtype, c->opts))         \
+    X(gather_v, 1, AT_ROOT(c->n), b, 0, BOTH,                                                      \
+      pld_gather_v(c->group, c->send, c->recv, c->counts, c->dtype, c->root, c->opts))             \
+    X(scatter_v, AT_ROOT(c->n), 1, c->root, c->me, BOTH,                                           \
+      pld_scatter_v(c->group, c->send, c->recv, c->counts, c->dtype, c->root, c->opts))            \
     X(barrier, 0, 0, b, 0, OUT, pld_barrier(c->group, c->opts))
 
 struct operation {
@@ -291,6 +324,8 @@ static int check_operation(const struct operation *o, struct call c, char *memor
         const int size = n / 90, in_place = n % 2;
 
         c.count = counts[size];
+        for (int r = 0; r < c.n; r++)
+            c.counts[r] = c.count;
         c.dtype = (pld_dtype)(n / 10 % 9);
         c.op = (pld_op)(n / 2 % 5);
         c.root = n / 10 % c.n;

@@ -122,7 +122,7 @@ class Job:
 
     def check_collectives(self):
         found = re.search(r"calls (\d+) received (\d+) crossing (\d+) wrong (\d+)", self.said)
-        ok(found is not None and int(found[1]) > 400 and found[4] == "0",
+        ok(found is not None and int(found[1]) > 1000 and found[4] == "0",
            f"{self.text}: every element of {found[1] if found else 'no'} results is right",
            self.why)
         return int(found[3 if self.shm else 2]) if found else 0
