@@ -39,6 +39,7 @@
 #define POLDER_COLL_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include <polder/dtype.h>
 #include <polder/export.h>
@@ -84,6 +85,17 @@ PLD_API int pld_group_size(const pld_group *group);
  * @param out    receives the new group; caller destroys it
  */
 PLD_API int pld_group_split(pld_group *parent, int color, int key, pld_group **out);
+
+/**
+ * Say how an operation of so many bytes would be carried in this group: the algorithm, the
+ * ranks and nodes it runs over, its chunks.  Local.  All ranks get the same sentence.
+ *
+ * @param op     "allreduce", "reduce_scatter", ...: the call's name without "pld_"
+ * @param bytes  of the vector, or of all blocks together
+ * @param text   receives the sentence, cut to text_bytes
+ */
+PLD_API int pld_coll_explain(const pld_group *group, const char *op, uint64_t bytes,
+                             pld_dtype dtype, char *text, size_t text_bytes);
 
 /** Local.  No operation may be under way. */
 PLD_API void pld_group_destroy(pld_group **group);

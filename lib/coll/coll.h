@@ -20,6 +20,7 @@
 
 #include <stdint.h>
 
+#include "coll/coll_choice.h"
 #include "coll/coll_engine.h"
 #include "transport/transport.h"
 
@@ -30,9 +31,11 @@ enum {
     PLDI_TEXT_BYTES = 1024,
     PLDI_TAG_BYTES = 60,
     PLDI_COUNTS = 128, /**< counts of blocks or items that travel with an opening */
-    /* Tags: one for openings, two for each lane, then those of pld_send(). */
+    /* Tags: one for openings, two for each lane, one for each slot of a route, then those of
+     * pld_send(). */
     PLDI_TAG_OPEN = 0,
     PLDI_TAG_LANE = 1,
+    PLDI_TAG_LEG = 5,
     PLDI_TAG_P2P = 16
 };
 
@@ -165,6 +168,9 @@ struct pld_request {
     int code;  /**< before the start: this rank's verdict; when done: the result */
     struct pldi_xfer xfer;
     size_t chunks, chunk_bytes;
+    struct pldi_choice choice; /**< of the algorithm */
+    int tree;                  /**< sums are formed by the canonical tree */
+    int wide;                  /**< the result is what sums are formed in, unrounded */
 
     pld_request *queued; /**< behind it in its group */
     pld_request *active; /**< next in the engine */
@@ -187,8 +193,13 @@ struct pld_group {
     pld_request *first, *last;
     pld_request spare; /**< for calls that wait: they need no memory */
     struct pldi_work work;
-    struct pldi_node_shm *node; /**< the runtime's; NULL: none, or not yet */
-    struct pldi_team *team;     /**< NULL: its ranks send messages */
+    struct pldi_node_shm *node;       /**< the runtime's; NULL: none, or not yet */
+    struct pldi_team *team;           /**< NULL: its ranks send messages */
+    int *world;                       /**< [size], ranks of the runtime */
+    struct pldi_nodes *nodes;         /**< NULL: not known */
+    struct pldi_route *route;         /**< NULL: not yet needed */
+    const struct pldi_tuning *tuning; /**< the runtime's; NULL: the defaults */
+    int reproducible;                 /**< sums by the canonical tree */
 };
 
 /** Over a transport object, which it owns from here on, also on failure. */
