@@ -127,6 +127,25 @@ int pld_group_size(const pld_group *group)
     return group->size;
 }
 
+int pld_group_set_reproducible(pld_group *group, int on)
+{
+    int32_t said[2] = {on != 0, -(on != 0)};
+
+    PLDI_CHECK_ARG(group != NULL);
+    PLDI_TRY(pld_allreduce(group, said, said, 2, PLD_I32, PLD_MAX, NULL));
+    if (said[0] != -said[1])
+        return pldi_fail(PLD_ERR_MISMATCH,
+                         "pld_group_set_reproducible: some ranks say 1, others 0; here it is %d",
+                         on);
+    group->reproducible = said[0];
+    return PLD_OK;
+}
+
+int pld_group_reproducible(const pld_group *group)
+{
+    return group->reproducible;
+}
+
 int pldi_group_close(pld_group **group)
 {
     int rc;

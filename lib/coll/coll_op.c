@@ -154,7 +154,7 @@ static int step_collective(pld_request *op, int *moved)
         return pldi_fail(g->broken, "%s on a group whose communication failed before",
                          pldi_kind_name(op->kind));
     if (op->state == PLDI_NEW)
-        op->tree = g->reproducible && pldi_shape(op->kind)->reduces;
+        op->tree |= g->reproducible && pldi_shape(op->kind)->reduces;
     if (g->team != NULL) {
         rc = pldi_team_step(op, moved);
         return rc < 0 && op->state != PLDI_OPENED ? break_group(g, rc) : rc;

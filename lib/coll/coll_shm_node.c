@@ -111,6 +111,18 @@ static void meet(struct pldi_node_shm *node, int rank, const struct pldi_shm_pla
         (void)pldi_shm_map(place, &n->heap);
 }
 
+/* POLDER_REPRODUCIBLE=1 on any rank. */
+static int read_mode(pld_group *world)
+{
+    const char *wanted = getenv("POLDER_REPRODUCIBLE");
+    int32_t on = wanted != NULL && atoi(wanted) != 0;
+
+    world->tuning = world->node->tuning;
+    PLDI_TRY(pld_allreduce(world, &on, &on, 1, PLD_I32, PLD_MAX, NULL));
+    world->reproducible = on;
+    return PLD_OK;
+}
+
 int pldi_node_open(pld_group *world, const int *homes, int crowded)
 {
     struct pldi_shm_place *places =
@@ -140,7 +152,7 @@ int pldi_node_open(pld_group *world, const int *homes, int crowded)
     if (rc == PLD_OK)
         rc = pldi_tuning_load(world, &world->node->tuning);
     if (rc == PLD_OK)
-        world->tuning = world->node->tuning;
+        rc = read_mode(world);
     /* All have come this far: nobody needs the descriptor any more. */
     if (world->node != NULL && world->node->heap != NULL)
         pldi_heap_seal(world->node->heap);
