@@ -200,6 +200,7 @@ struct pld_group {
     struct pldi_route *route;         /**< NULL: not yet needed */
     const struct pldi_tuning *tuning; /**< the runtime's; NULL: the defaults */
     int reproducible;                 /**< sums by the canonical tree */
+    uint64_t crossed; /**< bytes of collective operations that this rank sent to other nodes */
 };
 
 /** Over a transport object, which it owns from here on, also on failure. */
@@ -238,6 +239,10 @@ const unsigned char *pldi_open_data(const pld_group *group, int rank);
 /** Test what is active among n transfers; wants may be NULL.  1: none is active any more. */
 int pldi_xfers_test(pld_group *group, struct pldi_xfer *xfers, const size_t *wants, int n,
                     int *moved);
+/** isend() of the group's transport, for collective operations: counts what leaves the node. */
+int pldi_send_part(pld_group *group, const void *buf, size_t bytes, int peer, int tag,
+                   struct pldi_xfer *x);
+
 /** Give up whatever the group has under way. */
 void pldi_work_cancel(pld_group *group);
 

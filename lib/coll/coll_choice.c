@@ -4,7 +4,8 @@
 /*
  * Up to PLDI_DIRECT_RANKS members talk to each other at once: one step, the fewest
  * bytes, sums in rank order.  More would be that many messages per chunk, so there
- * the vector goes around a ring if it is long, and halves if it is not.
+ * the vector goes around a ring if it is long, and halves if it is not.  A ring has
+ * no tree: where sums must be reproducible, powers of two of ranks halve.
  */
 
 #include "coll/coll_choice.h"
@@ -43,8 +44,10 @@ static const struct pldi_rule defaults[] = {
     {PLDI_ALLREDUCE,        ANY, NODES(MANY, NO_END), BYTES(0, 32768),           PLDI_DOUBLING, CHUNK},
     {PLDI_ALLREDUCE,        ANY, NODES(MANY, NO_END), BYTES(0, 1 << 20),         PLDI_HALVING,  CHUNK},
     {PLDI_ALLREDUCE,        ANY, NODES(MANY, NO_END), BYTES(0, UINT64_MAX),      PLDI_RING,     CHUNK},
+    {PLDI_ALLREDUCE,        ANY, NODES(MANY, NO_END), BYTES(0, UINT64_MAX),      PLDI_HALVING,  CHUNK},
     {PLDI_REDUCE,           ANY, NODES(MANY, NO_END), BYTES(0, 1 << 20),         PLDI_HALVING,  CHUNK},
     {PLDI_REDUCE,           ANY, NODES(MANY, NO_END), BYTES(0, UINT64_MAX),      PLDI_RING,     CHUNK},
+    {PLDI_REDUCE,           ANY, NODES(MANY, NO_END), BYTES(0, UINT64_MAX),      PLDI_HALVING,  CHUNK},
     {PLDI_REDUCE_SCATTER,   ANY, NODES(MANY, NO_END), BYTES(262144, UINT64_MAX), PLDI_RING,     CHUNK},
     {PLDI_REDUCE_SCATTER_V, ANY, NODES(MANY, NO_END), BYTES(262144, UINT64_MAX), PLDI_RING,     CHUNK},
     {PLDI_ALLGATHER,        ANY, NODES(MANY, NO_END), BYTES(262144, UINT64_MAX), PLDI_RING,     CHUNK},

@@ -156,11 +156,10 @@ static int lane_tag(const pld_request *op, const struct pldi_lane *lane, int sta
 static int send_part(const pld_request *op, struct pldi_lane *lane, int stage, int peer,
                      const void *from, size_t bytes)
 {
-    struct pldi_transport *t = op->group->transport;
-
     if (bytes == 0)
         return PLD_OK;
-    return t->ops->isend(t, from, bytes, peer, lane_tag(op, lane, stage), &lane->sends[peer]);
+    return pldi_send_part(op->group, from, bytes, peer, lane_tag(op, lane, stage),
+                          &lane->sends[peer]);
 }
 
 static int recv_part(const pld_request *op, struct pldi_lane *lane, int stage, int peer, void *to,

@@ -56,14 +56,10 @@ static unsigned char *in_result(const struct pldi_leg *leg, int block)
 
 static int send(struct pldi_leg *leg, pld_group *g, int member, const void *from, size_t bytes)
 {
-    struct pldi_transport *t = g->transport;
-    const int rank = leg->ranks[member];
-
     if (bytes == 0)
         return PLD_OK;
-    if (leg->node_of[rank] != leg->node_of[g->rank])
-        *leg->counter += bytes;
-    return t->ops->isend(t, from, bytes, rank, leg->tag, &leg->sends[leg->n_sends++]);
+    return pldi_send_part(g, from, bytes, leg->ranks[member], leg->tag,
+                          &leg->sends[leg->n_sends++]);
 }
 
 static int receive(struct pldi_leg *leg, pld_group *g, int member, void *to, size_t bytes)

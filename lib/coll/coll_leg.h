@@ -29,8 +29,6 @@ struct pldi_leg {
     int posted; /**< its messages are under way */
     struct pldi_round round;
     int n_sends, n_recvs;
-    uint64_t *counter;  /**< bytes sent to another node are added there */
-    const int *node_of; /**< [ranks of the group] */
 };
 
 /** From the first round on; the fields above `at` are the caller's. */

@@ -45,6 +45,16 @@ int pldi_xfers_test(pld_group *group, struct pldi_xfer *xfers, const size_t *wan
     return active == 0;
 }
 
+int pldi_send_part(pld_group *group, const void *buf, size_t bytes, int peer, int tag,
+                   struct pldi_xfer *x)
+{
+    const struct pldi_nodes *n = group->nodes;
+
+    if (n != NULL && n->node_of[peer] != n->node_of[group->rank])
+        group->crossed += bytes;
+    return group->transport->ops->isend(group->transport, buf, bytes, peer, tag, x);
+}
+
 static void cancel_all(pld_group *group, struct pldi_xfer *xfers, int n)
 {
     struct pldi_transport *t = group->transport;

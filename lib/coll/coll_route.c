@@ -484,8 +484,6 @@ static void start_leg(const pld_request *op, struct pldi_slot *s)
     leg->wants = s->wants;
     leg->sources = r->sources;
     leg->tag = PLDI_TAG_LEG + (int)(s - r->slots);
-    leg->counter = &r->crossed;
-    leg->node_of = op->group->nodes->node_of;
     pldi_leg_start(leg);
 }
 

@@ -40,7 +40,6 @@ struct pldi_route {
     const void **sources;           /**< [size] */
     unsigned char *memory;
     size_t memory_bytes;
-    uint64_t crossed; /**< bytes this rank has sent to other nodes, of all operations */
 };
 
 /** Whether an operation goes this way. */

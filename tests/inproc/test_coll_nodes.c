@@ -10,13 +10,14 @@
 
 #include <stdlib.h>
 
+#include "base/base_mem.h"
 #include "coll/coll.h"
 #include "coll/coll_nodes.h"
 #include "coll_pattern.h"
 #include "inproc/inproc.h"
 #include "tap.h"
 
-enum { SOME = 20011, MANY = 80009, DTYPES = 4, SIZES = 4 };
+enum { SOME = 20011, MANY = 40009, DTYPES = 4, SIZES = 4 };
 
 static const pld_dtype dtypes[DTYPES] = {PLD_BF16, PLD_F32, PLD_I64, PLD_U8};
 
@@ -218,13 +219,13 @@ static int body(pld_runtime *rt, void *context)
     pld_group_destroy(&other);
     if (tuning != NULL && job->rule != NULL)
         pld_runtime_world(rt)->tuning = NULL;
-    free(tuning);
+    pldi_free(tuning);
     return rc;
 }
 
 static int run(int ranks, int nodes, const char *rule, int shuffled)
 {
-    struct job job = {rule, shuffled, PATTERN_SLOW ? 1 : rule != NULL || ranks % 2 ? 2 : DTYPES};
+    struct job job = {rule, shuffled, PATTERN_SLOW || rule != NULL ? 1 : ranks % 2 ? 2 : DTYPES};
     char text[16];
 
     (void)snprintf(text, sizeof(text), "%d", nodes);
@@ -247,13 +248,13 @@ static void test_maps(void)
 
 static void test_algorithms(void)
 {
-    static const char *const rules[] = {"* * * * 0 * -> ring 1K",
-                                        "* * * * 0 * -> halving 1K",
-                                        "* * * * 0 * -> doubling 2K",
-                                        "* * * * 0 * -> flat 1K",
-                                        "* * * 2+ 0 * -> nodes 1K\n* * * 1 0 * -> ring 1K",
-                                        "* * * 2+ 0 * -> nodes 1K\n* * * 1 0 * -> halving 1K",
-                                        "* * * 2+ 0 * -> nodes 1K\n* * * 1 0 * -> doubling 2K"};
+    static const char *const rules[] = {"* * * * 0 * -> ring 4K",
+                                        "* * * * 0 * -> halving 4K",
+                                        "* * * * 0 * -> doubling 8K",
+                                        "* * * * 0 * -> flat 4K",
+                                        "* * * 2+ 0 * -> nodes 4K\n* * * 1 0 * -> ring 4K",
+                                        "* * * 2+ 0 * -> nodes 4K\n* * * 1 0 * -> halving 4K",
+                                        "* * * 2+ 0 * -> nodes 4K\n* * * 1 0 * -> doubling 8K"};
 
     static const char *const names[] = {
         "ring",           "halving",           "doubling",          "flat",
@@ -318,10 +319,79 @@ static void test_faults(void)
     }
 }
 
+/* What one allreduce sends between nodes, and one of the other operations, by rule. */
+struct crossing {
+    const char *rule;
+    uint64_t bytes[5]; /* by operation, of all ranks; added by each under no lock: atomically */
+};
+
+static const char *const crossed_names[5] = {"allreduce", "reduce", "broadcast", "reduce_scatter",
+                                             "allgather"};
+
+static int do_one(pld_group *g, int which, float *a, float *b, size_t n)
+{
+    const size_t each = n / (size_t)pld_group_size(g);
+
+    switch (which) {
+    case 0:
+        return pld_allreduce(g, a, b, n, PLD_F32, PLD_SUM, NULL);
+    case 1:
+        return pld_reduce(g, a, b, n, PLD_F32, PLD_SUM, 0, NULL);
+    case 2:
+        return pld_broadcast(g, a, n, PLD_F32, 0, NULL);
+    case 3:
+        return pld_reduce_scatter(g, a, b, each, PLD_F32, PLD_SUM, NULL);
+    default:
+        return pld_allgather(g, a, b, each, PLD_F32, NULL);
+    }
+}
+
+static int cross(pld_runtime *rt, void *context)
+{
+    struct crossing *c = context;
+    pld_group *world = pld_runtime_world(rt);
+    struct pldi_tuning *tuning = NULL;
+    const size_t n = 1 << 18;
+    float *a = calloc(n, sizeof(*a));
+    float *b = calloc(n, sizeof(*b));
+
+    CHECK(rt, pldi_tuning_parse("rule", c->rule, &tuning) == 0);
+    world->tuning = tuning;
+    for (int i = 0; i < 5; i++) {
+        const uint64_t before = world->crossed;
+
+        CHECK(rt, do_one(world, i, a, b, n) == 0);
+        (void)__atomic_fetch_add(&c->bytes[i], world->crossed - before, __ATOMIC_SEQ_CST);
+    }
+    world->tuning = NULL;
+    pldi_free(tuning);
+    free(a);
+    free(b);
+    return 0;
+}
+
+static void test_crossing(void)
+{
+    struct crossing flat = {.rule = "* * * * 0 * -> flat 128K"};
+    struct crossing ring = {.rule = "* * * * 0 * -> ring 128K"};
+    struct crossing nodes = {.rule = "* * * 2+ 0 * -> nodes 128K"};
+
+    (void)setenv("POLDER_FAKE_NODES", "2", 1);
+    ok(inproc_run(8, cross, &flat) == 0 && inproc_run(8, cross, &ring) == 0 &&
+           inproc_run(8, cross, &nodes) == 0,
+       "2 nodes x 4 ranks, 1 MiB of f32");
+    for (int i = 0; i < 5; i++)
+        ok(nodes.bytes[i] < flat.bytes[i] || (i == 2 && nodes.bytes[i] < flat.bytes[i] + 65536),
+           "%s sends %llu bytes between nodes, flat %llu, ring %llu", crossed_names[i],
+           (unsigned long long)nodes.bytes[i], (unsigned long long)flat.bytes[i],
+           (unsigned long long)ring.bytes[i]);
+}
+
 int main(void)
 {
     test_maps();
     test_algorithms();
     test_faults();
+    test_crossing();
     return tap_done();
 }

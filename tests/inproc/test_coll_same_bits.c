@@ -11,6 +11,7 @@
 
 #include <stdlib.h>
 
+#include "base/base_mem.h"
 #include "coll/coll.h"
 #include "coll_pattern.h"
 #include "inproc/inproc.h"
@@ -159,7 +160,7 @@ static int body(pld_runtime *rt, void *context)
     }
     rc = job->leaves > 0 ? leaf_sums(rt, job, send, recv) : sums(rt, job, send, recv);
     world->tuning = before;
-    free(tuning);
+    pldi_free(tuning);
     free(send);
     free(recv);
     return rc;
