@@ -105,6 +105,18 @@ PLD_API int pld_coll_explain(const pld_group *group, const char *op, uint64_t by
                              pld_dtype dtype, char *text, size_t text_bytes);
 
 /**
+ * Carry the operations of this group by these rules where they say something, instead of
+ * those of the file that POLDER_TUNE names; the defaults say the rest.  For measuring what
+ * is fastest; doc/collectives.md describes the lines.
+ *
+ * Collective; rank 0's text holds for all.  PLD_ERR_ARG, naming the line, on all ranks.
+ * Groups split off later do not inherit it.  No operation may be under way.
+ *
+ * @param rules  lines `op dtype nodes ppn min max -> algorithm chunk`; NULL: no more of them
+ */
+PLD_API int pld_group_set_tuning(pld_group *group, const char *rules);
+
+/**
  * Form sums of this group, and of those split from it later, so that their bits depend on
  * the contributions of its ranks alone: not on nodes, algorithm, tuning or shared memory.
  * They are formed by the binary tree over rank numbers: 0+1, 2+3, ..., then pairs of those,

@@ -199,6 +199,7 @@ struct pld_group {
     struct pldi_nodes *nodes;         /**< NULL: not known */
     struct pldi_route *route;         /**< NULL: not yet needed */
     const struct pldi_tuning *tuning; /**< the runtime's; NULL: the defaults */
+    struct pldi_tuning *own_tuning;   /**< of pld_group_set_tuning() */
     int reproducible;                 /**< sums by the canonical tree */
     uint64_t crossed; /**< bytes of collective operations that this rank sent to other nodes */
 };

@@ -18,10 +18,9 @@
 #include "coll/coll_nodes.h"
 #include "coll/coll_shape.h"
 
-enum { ANY = -1, MANY = PLDI_DIRECT_RANKS + 1, NO_END = INT32_MAX };
+enum { ANY = -1, MANY = PLDI_DIRECT_RANKS + 1, NO_END = INT32_MAX, CHUNK = 128 << 10 };
 
-static const size_t CHUNK = 128 << 10;
-
+#define END UINT64_MAX
 #define NODES(from, to)                                                                            \
     {from, to},                                                                                    \
     {                                                                                              \
@@ -32,30 +31,24 @@ static const size_t CHUNK = 128 << 10;
     {                                                                                              \
         from, NO_END                                                                               \
     }
-#define BYTES(from, to)                                                                            \
-    {                                                                                              \
-        from, to                                                                                   \
-    }
 
-/* clang-format off */
 static const struct pldi_rule defaults[] = {
-    {PLDI_BROADCAST,        ANY, PPN(2),              BYTES(65536, UINT64_MAX),  PLDI_NODES,    CHUNK},
-    {ANY,                   ANY, PPN(2),              BYTES(16385, UINT64_MAX),  PLDI_NODES,    CHUNK},
-    {PLDI_ALLREDUCE,        ANY, NODES(MANY, NO_END), BYTES(0, 32768),           PLDI_DOUBLING, CHUNK},
-    {PLDI_ALLREDUCE,        ANY, NODES(MANY, NO_END), BYTES(0, 1 << 20),         PLDI_HALVING,  CHUNK},
-    {PLDI_ALLREDUCE,        ANY, NODES(MANY, NO_END), BYTES(0, UINT64_MAX),      PLDI_RING,     CHUNK},
-    {PLDI_ALLREDUCE,        ANY, NODES(MANY, NO_END), BYTES(0, UINT64_MAX),      PLDI_HALVING,  CHUNK},
-    {PLDI_REDUCE,           ANY, NODES(MANY, NO_END), BYTES(0, 1 << 20),         PLDI_HALVING,  CHUNK},
-    {PLDI_REDUCE,           ANY, NODES(MANY, NO_END), BYTES(0, UINT64_MAX),      PLDI_RING,     CHUNK},
-    {PLDI_REDUCE,           ANY, NODES(MANY, NO_END), BYTES(0, UINT64_MAX),      PLDI_HALVING,  CHUNK},
-    {PLDI_REDUCE_SCATTER,   ANY, NODES(MANY, NO_END), BYTES(262144, UINT64_MAX), PLDI_RING,     CHUNK},
-    {PLDI_REDUCE_SCATTER_V, ANY, NODES(MANY, NO_END), BYTES(262144, UINT64_MAX), PLDI_RING,     CHUNK},
-    {PLDI_ALLGATHER,        ANY, NODES(MANY, NO_END), BYTES(262144, UINT64_MAX), PLDI_RING,     CHUNK},
-    {PLDI_ALLGATHER_V,      ANY, NODES(MANY, NO_END), BYTES(262144, UINT64_MAX), PLDI_RING,     CHUNK},
-    {PLDI_BROADCAST,        ANY, NODES(1, NO_END),    BYTES(0, UINT64_MAX),      PLDI_TREE,     CHUNK},
-    {ANY,                   ANY, NODES(1, NO_END),    BYTES(0, UINT64_MAX),      PLDI_FLAT,     CHUNK},
+    {PLDI_BROADCAST, ANY, PPN(2), {65536, END}, PLDI_NODES, CHUNK},
+    {ANY, ANY, PPN(2), {16385, END}, PLDI_NODES, CHUNK},
+    {PLDI_ALLREDUCE, ANY, NODES(MANY, NO_END), {0, 32768}, PLDI_DOUBLING, CHUNK},
+    {PLDI_ALLREDUCE, ANY, NODES(MANY, NO_END), {0, 1 << 20}, PLDI_HALVING, CHUNK},
+    {PLDI_ALLREDUCE, ANY, NODES(MANY, NO_END), {0, END}, PLDI_RING, CHUNK},
+    {PLDI_ALLREDUCE, ANY, NODES(MANY, NO_END), {0, END}, PLDI_HALVING, CHUNK},
+    {PLDI_REDUCE, ANY, NODES(MANY, NO_END), {0, 1 << 20}, PLDI_HALVING, CHUNK},
+    {PLDI_REDUCE, ANY, NODES(MANY, NO_END), {0, END}, PLDI_RING, CHUNK},
+    {PLDI_REDUCE, ANY, NODES(MANY, NO_END), {0, END}, PLDI_HALVING, CHUNK},
+    {PLDI_REDUCE_SCATTER, ANY, NODES(MANY, NO_END), {262144, END}, PLDI_RING, CHUNK},
+    {PLDI_REDUCE_SCATTER_V, ANY, NODES(MANY, NO_END), {262144, END}, PLDI_RING, CHUNK},
+    {PLDI_ALLGATHER, ANY, NODES(MANY, NO_END), {262144, END}, PLDI_RING, CHUNK},
+    {PLDI_ALLGATHER_V, ANY, NODES(MANY, NO_END), {262144, END}, PLDI_RING, CHUNK},
+    {PLDI_BROADCAST, ANY, NODES(1, NO_END), {0, END}, PLDI_TREE, CHUNK},
+    {ANY, ANY, NODES(1, NO_END), {0, END}, PLDI_FLAT, CHUNK},
 };
-/* clang-format on */
 
 static int is_power_of_two(int n)
 {

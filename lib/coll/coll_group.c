@@ -155,6 +155,7 @@ int pldi_group_close(pld_group **group)
     pldi_team_detach(&(*group)->team);
     pldi_route_destroy(&(*group)->route);
     pldi_free((*group)->world);
+    pldi_free((*group)->own_tuning);
     free_work(&(*group)->work);
     pldi_free(*group);
     *group = NULL;
@@ -190,7 +191,7 @@ static int settle(const pld_group *parent, const int *members, pld_group *group)
 {
     for (int r = 0; r < group->size; r++)
         group->world[r] = parent->world[members[r]];
-    group->tuning = parent->tuning;
+    group->tuning = parent->node != NULL ? parent->node->tuning : NULL;
     group->reproducible = parent->reproducible;
     PLDI_TRY(pldi_team_attach(group, parent->node));
     return parent->node != NULL && group->team == NULL ? pldi_nodes_attach(group) : PLD_OK;

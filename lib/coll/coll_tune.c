@@ -17,6 +17,7 @@
 #include "coll/coll.h"
 #include "coll/coll_choice.h"
 #include "coll/coll_shape.h"
+#include "coll/coll_shm.h"
 
 enum { WORDS = 9, LINE_BYTES = 256, MAX_FILE = 1 << 20, MIN_CHUNK = 1024, MAX_CHUNK = 1 << 26 };
 
@@ -217,25 +218,38 @@ static int read_file(const char *name, char **out)
     return PLD_OK;
 }
 
-static int share(pld_group *world, const char *name, char *text, struct pldi_tuning **out)
+static int share(pld_group *world, const char *name, const char *text, struct pldi_tuning **out)
 {
     uint64_t bytes = text != NULL ? strlen(text) : 0;
-    char *copy = text;
+    char *copy = NULL;
     int rc;
 
     PLDI_TRY(pld_broadcast(world, &bytes, sizeof(bytes), PLD_U8, 0, NULL));
     if (bytes == 0)
         return PLD_OK;
-    if (world->rank != 0)
-        copy = pldi_alloc(bytes + 1, 1, "a tuning file");
+    copy = pldi_alloc(bytes + 1, 1, "a tuning file");
+    if (copy != NULL && text != NULL)
+        memcpy(copy, text, bytes);
     rc = pld_agree(world, copy == NULL ? PLD_ERR_NOMEM : PLD_OK);
     if (rc == PLD_OK)
         rc = pld_broadcast(world, copy, bytes, PLD_U8, 0, NULL);
     if (rc == PLD_OK)
         rc = pld_agree(world, pldi_tuning_parse(name, copy, out));
-    if (copy != text)
-        pldi_free(copy);
+    pldi_free(copy);
     return rc;
+}
+
+int pld_group_set_tuning(pld_group *group, const char *rules)
+{
+    const int root = group != NULL && group->rank == 0;
+    struct pldi_tuning *tuning = NULL;
+
+    PLDI_CHECK_ARG(group != NULL);
+    PLDI_TRY(share(group, "rules", root && rules != NULL ? rules : NULL, &tuning));
+    pldi_free(group->own_tuning);
+    group->own_tuning = tuning;
+    group->tuning = tuning != NULL ? tuning : group->node != NULL ? group->node->tuning : NULL;
+    return PLD_OK;
 }
 
 int pldi_tuning_load(pld_group *world, struct pldi_tuning **out)

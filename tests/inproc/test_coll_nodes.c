@@ -10,9 +10,7 @@
 
 #include <stdlib.h>
 
-#include "base/base_mem.h"
 #include "coll/coll.h"
-#include "coll/coll_nodes.h"
 #include "coll_pattern.h"
 #include "inproc/inproc.h"
 #include "tap.h"
@@ -197,18 +195,14 @@ static int body(pld_runtime *rt, void *context)
 {
     const struct job *job = context;
     struct test t = {.rt = rt, .group = pld_runtime_world(rt)};
-    struct pldi_tuning *tuning = NULL;
     pld_group *other = NULL;
     int rc;
 
-    if (job->rule != NULL)
-        CHECK(rt, pldi_tuning_parse("rule", job->rule, &tuning) == 0);
     if (job->shuffled) {
         CHECK(rt, pld_group_split(t.group, 0, pld_runtime_rank(rt) * 5 % 7, &other) == 0);
         t.group = other;
     }
-    if (job->rule != NULL)
-        t.group->tuning = tuning;
+    CHECK(rt, pld_group_set_tuning(t.group, job->rule) == 0);
     t.rank = pld_group_rank(t.group);
     t.size = pld_group_size(t.group);
     t.send = malloc(MANY * sizeof(double));
@@ -217,9 +211,6 @@ static int body(pld_runtime *rt, void *context)
     free(t.send);
     free(t.recv);
     pld_group_destroy(&other);
-    if (tuning != NULL && job->rule != NULL)
-        pld_runtime_world(rt)->tuning = NULL;
-    pldi_free(tuning);
     return rc;
 }
 
@@ -350,21 +341,17 @@ static int cross(pld_runtime *rt, void *context)
 {
     struct crossing *c = context;
     pld_group *world = pld_runtime_world(rt);
-    struct pldi_tuning *tuning = NULL;
     const size_t n = 1 << 18;
     float *a = calloc(n, sizeof(*a));
     float *b = calloc(n, sizeof(*b));
 
-    CHECK(rt, pldi_tuning_parse("rule", c->rule, &tuning) == 0);
-    world->tuning = tuning;
+    CHECK(rt, pld_group_set_tuning(world, c->rule) == 0);
     for (int i = 0; i < 5; i++) {
         const uint64_t before = world->crossed;
 
         CHECK(rt, do_one(world, i, a, b, n) == 0);
         (void)__atomic_fetch_add(&c->bytes[i], world->crossed - before, __ATOMIC_SEQ_CST);
     }
-    world->tuning = NULL;
-    pldi_free(tuning);
     free(a);
     free(b);
     return 0;
@@ -387,11 +374,33 @@ static void test_crossing(void)
            (unsigned long long)ring.bytes[i]);
 }
 
+/* Rules that are wrong are so for all, and the sentence says what would be done. */
+static int explain(pld_runtime *rt, void *context)
+{
+    pld_group *world = pld_runtime_world(rt);
+    char text[256];
+
+    (void)context;
+    CHECK(rt, pld_group_set_tuning(world, "allreduce * * * 0 * -> rong 1K") == PLD_ERR_ARG);
+    CHECK(rt, strstr(pld_last_error(), "rank 0: rules:1: \"rong\"") != NULL);
+    CHECK(rt, pld_coll_explain(world, "allreduce", 1 << 22, PLD_F32, text, sizeof(text)) == 0);
+    CHECK(rt, strstr(text, "nodes: shared memory inside, flat between 2 nodes, 3 ranks") == text);
+    CHECK(rt, pld_group_set_tuning(world, "* * * * 0 * -> ring 32K") == 0);
+    CHECK(rt, pld_coll_explain(world, "allreduce", 1 << 22, PLD_F32, text, sizeof(text)) == 0);
+    CHECK(rt, strcmp(text, "ring, 6 ranks, chunks of 32768 bytes") == 0);
+    CHECK(rt, pld_group_set_tuning(world, NULL) == 0);
+    CHECK(rt, pld_coll_explain(world, "allreduce", 8, PLD_F32, text, sizeof(text)) == 0);
+    CHECK(rt, strcmp(text, "with the openings, 6 ranks") == 0);
+    CHECK(rt, pld_coll_explain(world, "allreduced", 8, PLD_F32, text, 8) == PLD_ERR_ARG);
+    return 0;
+}
+
 int main(void)
 {
     test_maps();
     test_algorithms();
     test_faults();
     test_crossing();
+    ok(inproc_run(6, explain, NULL) == 0, "what would be done is said, and wrong rules refused");
     return tap_done();
 }

@@ -11,8 +11,6 @@
 
 #include <stdlib.h>
 
-#include "base/base_mem.h"
-#include "coll/coll.h"
 #include "coll_pattern.h"
 #include "inproc/inproc.h"
 #include "tap.h"
@@ -148,19 +146,12 @@ static int body(pld_runtime *rt, void *context)
 {
     const struct job *job = context;
     pld_group *world = pld_runtime_world(rt);
-    struct pldi_tuning *tuning = NULL;
     char *send = malloc((size_t)(job->leaves + 1) * job->count * 4);
     char *recv = malloc(job->count * 4);
-    const struct pldi_tuning *before = world->tuning;
     int rc;
 
-    if (job->rule != NULL) {
-        CHECK(rt, pldi_tuning_parse("rule", job->rule, &tuning) == 0);
-        world->tuning = tuning;
-    }
+    CHECK(rt, pld_group_set_tuning(world, job->rule) == 0);
     rc = job->leaves > 0 ? leaf_sums(rt, job, send, recv) : sums(rt, job, send, recv);
-    world->tuning = before;
-    pldi_free(tuning);
     free(send);
     free(recv);
     return rc;
