@@ -98,7 +98,9 @@ int gpt_config_split(const struct gpt_config *config, int seq, int stage, int st
 
 /**
  * Add the tensors of a stage to `params`, which must not be committed yet and
- * must outlive the stage, and allocate its activations.
+ * must outlive the stage, and allocate its activations.  Names are those of
+ * nanoGPT ("wte.weight", "h.0.ln_1.weight", ...); weight decay is for matrices, not
+ * for biases and norms, as in GPT-2's training and llm.c's on GPUs.
  * @return 0, PLD_ERR_ARG, PLD_ERR_NOMEM, or what pld_params_add() says
  */
 int gpt_stage_create(const struct gpt_stage_opts *opts, pld_params *params, struct gpt_stage **out);
@@ -137,7 +139,7 @@ int gpt_stage_init(struct gpt_stage *stage, uint64_t seed);
  * @param loss_sum    last stage: receives the sum over tokens of -log p(target); else untouched;
  *                    may be NULL
  * @return 0; PLD_ERR_ARG: a token or target outside the vocabulary; PLD_ERR_STATE: the params
- *         are not committed
+ *         are not committed, the microbatch is live already, or `live` others are
  */
 int gpt_stage_forward(struct gpt_stage *stage, int microbatch, const int32_t *tokens,
                       const int32_t *targets, float grad_scale, const float *in, float *out,
@@ -145,6 +147,7 @@ int gpt_stage_forward(struct gpt_stage *stage, int microbatch, const int32_t *to
 
 /**
  * Backward of one microbatch, whose forward had a grad_scale other than 0.
+ * PLD_ERR_STATE: it had not; and what ready() of gpt_stage_on_ready() says.
  * @param grad_out  [batch][seq][channels]; NULL on the last stage
  * @param grad_in   as grad_out; NULL on the first stage
  */

@@ -26,6 +26,7 @@
 #include <polder/export.h>
 #include <polder/mesh.h>
 #include <polder/params.h>
+#include <polder/site.h>
 
 PLD_BEGIN_DECLS
 
@@ -42,25 +43,35 @@ typedef enum {
 typedef struct {
     size_t struct_size; /**< sizeof(pld_ckpt_opts); required */
     pld_ckpt_codec codec;
-    int keep; /**< newest saves to keep, older ones are removed after a save; 0: all */
+    /** Newest complete saves to keep; older ones are removed after a save.  Newest is what was
+     *  saved last, whatever its step.  0: all. */
+    int keep;
 } pld_ckpt_opts;
 
 /**
- * Open a run directory, creating it if needed; remains of interrupted saves are
- * removed.  Collective over the mesh.  PLD_ERR_IO (cannot create or write it),
- * PLD_ERR_ARG, PLD_ERR_NOMEM.
+ * Open a run directory, creating it if needed.  Collective over the mesh.
+ * PLD_ERR_IO (cannot create or write it), PLD_ERR_ARG, PLD_ERR_NOMEM.
+ *
+ * Remains of interrupted saves are removed, unless some job is saving to the
+ * directory at this moment (a lock file tells, where files can be locked; where
+ * not, remains stay).  A save that was written and flushed whole, but not yet
+ * renamed when its job died, is put in place instead.
  *
  * @param directory  the same path on all ranks, on a file system that all see; copied
  */
 PLD_API int pld_ckpt_open(pld_mesh *mesh, const char *directory, const pld_ckpt_opts *opts,
                           pld_ckpt **out);
 
-/** Save and load the values of committed params and all their optimizer state.  Local. */
+/**
+ * Save and load the values of committed params and all the optimizer state that
+ * they have at that time.  Local.  PLD_ERR_STATE: not committed, or this checkpoint
+ * has params already; PLD_ERR_ARG.
+ */
 PLD_API int pld_ckpt_add_params(pld_ckpt *ckpt, pld_params *params);
 
 /**
  * Save and load a few bytes that are the same on all ranks: counters, seeds,
- * data position.  Local.
+ * data position.  Local; PLD_ERR_ARG (also: key taken), PLD_ERR_NOMEM.
  *
  * @param key    unique; see PLD_MAX_NAME
  * @param value  [bytes]; read at save, written at load; must outlive `ckpt`
@@ -68,18 +79,26 @@ PLD_API int pld_ckpt_add_params(pld_ckpt *ckpt, pld_params *params);
  */
 PLD_API int pld_ckpt_add_state(pld_ckpt *ckpt, const char *key, void *value, size_t bytes);
 
-/** A number that later saves record for people and tools, e.g. "loss".  Local. */
+/** A number that later saves record for people and tools, e.g. "loss"; that of rank 0 is
+ *  saved.  Local; PLD_ERR_ARG, PLD_ERR_NOMEM. */
 PLD_API int pld_ckpt_set_number(pld_ckpt *ckpt, const char *key, double value);
 
-/** The same for a text, e.g. "model" or a git revision.  Local. */
+/** The same for a text, e.g. "model" or a git revision; fewer than 2^15 bytes.  Local. */
 PLD_API int pld_ckpt_set_text(pld_ckpt *ckpt, const char *key, const char *value);
 
 /**
  * Save as `step`.  A save of the same step that is already complete is replaced.
  *
- * - Collective over the mesh.
+ * - Collective over the mesh.  Returns when everything is on the device.
+ * - Ranks that hold the same tensors divide the writing; every byte is stored once.
+ * - HDF5 is called by the calling thread alone; a program whose libhdf5 is not
+ *   thread safe must not use it on another thread meanwhile.
  * - Errors: PLD_ERR_IO (full disk, no permission, failed flush: file and reason
- *   named), PLD_ERR_NOMEM, PLD_ERR_TRANSPORT.  Older saves are untouched.
+ *   named), PLD_ERR_MISMATCH (ranks pass different steps or codecs, a state is not
+ *   the same on all ranks, replicas have different optimizer state, or the boxes
+ *   of a tensor overlap or leave some of it out), PLD_ERR_ARG, PLD_ERR_NOMEM,
+ *   PLD_ERR_TRANSPORT.  Older saves are untouched.  The new one is gone, unless only
+ *   the last flush or the text LATEST failed.
  *
  * @param step  >= 0
  */
@@ -90,6 +109,9 @@ PLD_API int pld_ckpt_save(pld_ckpt *ckpt, int64_t step);
  *
  * - Collective over the mesh.
  * - Every byte that is used is checked against the manifest's hashes.
+ * - Tensors, slots and states of the checkpoint and of the program must be the
+ *   same ones, with one exception: if the params have no optimizer state at all,
+ *   the checkpoint's is passed over and the weights alone are loaded.
  * - Errors: PLD_ERR_NOTFOUND (no such checkpoint; with "latest" in a directory
  *   without any complete one: 0 is returned, *out_step = -1 and nothing changes),
  *   PLD_ERR_CORRUPT (which file is missing, short or altered),
@@ -97,8 +119,9 @@ PLD_API int pld_ckpt_save(pld_ckpt *ckpt, int64_t step);
  *   dtype: the checkpoint is of another model), PLD_ERR_IO.  After an error
  *   while tensors are read, values are undefined.
  *
- * @param which     "latest": the newest complete save of the directory; else the path of a
- *                  checkpoint (RUN/step-00000012) or of a run directory (its newest)
+ * @param which     "latest": the newest complete save of the directory, that is, the one saved
+ *                  last; else the path of a checkpoint (RUN/step-00000012) or of a run directory
+ *                  (its newest); rank 0's counts
  * @param out_step  receives the step it was saved as; may be NULL
  */
 PLD_API int pld_ckpt_load(pld_ckpt *ckpt, const char *which, int64_t *out_step);
@@ -107,5 +130,12 @@ PLD_API int pld_ckpt_load(pld_ckpt *ckpt, const char *which, int64_t *out_step);
 PLD_API void pld_ckpt_destroy(pld_ckpt **ckpt);
 
 PLD_END_DECLS
+
+/* The calls note where they are made; see <polder/site.h>. */
+#ifndef PLD_NO_SITES
+#define pld_ckpt_open(first, ...) pld_ckpt_open(PLD_HERE(first), __VA_ARGS__)
+#define pld_ckpt_save(first, ...) pld_ckpt_save(PLD_HERE(first), __VA_ARGS__)
+#define pld_ckpt_load(first, ...) pld_ckpt_load(PLD_HERE(first), __VA_ARGS__)
+#endif
 
 #endif /* POLDER_CKPT_H */

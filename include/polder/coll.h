@@ -38,7 +38,8 @@
  *   pld_group_set_reproducible() for bits that depend on the ranks alone.
  * - Errors: PLD_ERR_ARG (on the rank that passed it: nothing was sent),
  *   PLD_ERR_NOMEM, PLD_ERR_MISMATCH (ranks disagree on the operation),
- *   PLD_ERR_PEER, PLD_ERR_TRANSPORT.  After MISMATCH and NOMEM, which every rank
+ *   PLD_ERR_PEER, PLD_ERR_TIMEOUT (see pld_runtime_open()), PLD_ERR_TRANSPORT.
+ *   After MISMATCH and NOMEM, which every rank
  *   gets, the group remains usable; after PEER and TRANSPORT of a collective
  *   operation all its later operations and open messages fail with the same code.
  */
@@ -50,6 +51,7 @@
 
 #include <polder/dtype.h>
 #include <polder/export.h>
+#include <polder/site.h>
 
 PLD_BEGIN_DECLS
 
@@ -332,10 +334,40 @@ PLD_API int pld_request_wait_all(size_t count, pld_request **requests);
  * front, in pld_last_error()), or 0 if all passed 0.  The cure for "one rank
  * failed to open a file, the others wait for it for ever".
  *
- * Collective over `group`.  Also PLD_ERR_PEER, PLD_ERR_TRANSPORT.
+ * Collective over `group`.  Also PLD_ERR_PEER, PLD_ERR_TIMEOUT, PLD_ERR_TRANSPORT.
  */
 PLD_API int pld_agree(pld_group *group, int code);
 
 PLD_END_DECLS
+
+/* The calls note where they are made; see <polder/site.h>. */
+#ifndef PLD_NO_SITES
+#define pld_group_split(first, ...) pld_group_split(PLD_HERE(first), __VA_ARGS__)
+#define pld_group_set_tuning(first, ...) pld_group_set_tuning(PLD_HERE(first), __VA_ARGS__)
+#define pld_group_set_reproducible(first, ...)                                                     \
+    pld_group_set_reproducible(PLD_HERE(first), __VA_ARGS__)
+#define pld_allreduce_leaves(first, ...) pld_allreduce_leaves(PLD_HERE(first), __VA_ARGS__)
+#define pld_allreduce(first, ...) pld_allreduce(PLD_HERE(first), __VA_ARGS__)
+#define pld_reduce(first, ...) pld_reduce(PLD_HERE(first), __VA_ARGS__)
+#define pld_reduce_scatter(first, ...) pld_reduce_scatter(PLD_HERE(first), __VA_ARGS__)
+#define pld_reduce_scatter_v(first, ...) pld_reduce_scatter_v(PLD_HERE(first), __VA_ARGS__)
+#define pld_allgather(first, ...) pld_allgather(PLD_HERE(first), __VA_ARGS__)
+#define pld_allgather_v(first, ...) pld_allgather_v(PLD_HERE(first), __VA_ARGS__)
+#define pld_alltoall(first, ...) pld_alltoall(PLD_HERE(first), __VA_ARGS__)
+#define pld_alltoall_v(first, ...) pld_alltoall_v(PLD_HERE(first), __VA_ARGS__)
+#define pld_gather(first, ...) pld_gather(PLD_HERE(first), __VA_ARGS__)
+#define pld_gather_v(first, ...) pld_gather_v(PLD_HERE(first), __VA_ARGS__)
+#define pld_scatter(first, ...) pld_scatter(PLD_HERE(first), __VA_ARGS__)
+#define pld_scatter_v(first, ...) pld_scatter_v(PLD_HERE(first), __VA_ARGS__)
+#define pld_broadcast(first, ...) pld_broadcast(PLD_HERE(first), __VA_ARGS__)
+#define pld_barrier(first, ...) pld_barrier(PLD_HERE(first), __VA_ARGS__)
+#define pld_allreduce_list(first, ...) pld_allreduce_list(PLD_HERE(first), __VA_ARGS__)
+#define pld_reduce_scatter_list(first, ...) pld_reduce_scatter_list(PLD_HERE(first), __VA_ARGS__)
+#define pld_allgather_list(first, ...) pld_allgather_list(PLD_HERE(first), __VA_ARGS__)
+#define pld_broadcast_list(first, ...) pld_broadcast_list(PLD_HERE(first), __VA_ARGS__)
+#define pld_send(first, ...) pld_send(PLD_HERE(first), __VA_ARGS__)
+#define pld_recv(first, ...) pld_recv(PLD_HERE(first), __VA_ARGS__)
+#define pld_agree(first, ...) pld_agree(PLD_HERE(first), __VA_ARGS__)
+#endif
 
 #endif /* POLDER_COLL_H */

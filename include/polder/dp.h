@@ -20,6 +20,7 @@
 
 #include <polder/export.h>
 #include <polder/params.h>
+#include <polder/site.h>
 
 PLD_BEGIN_DECLS
 
@@ -85,5 +86,12 @@ PLD_API void pld_dp_get_stats(const pld_dp *dp, pld_dp_stats *out);
 PLD_API void pld_dp_destroy(pld_dp **dp);
 
 PLD_END_DECLS
+
+/* The calls note where they are made; see <polder/site.h>. */
+#ifndef PLD_NO_SITES
+#define pld_dp_create(first, ...) pld_dp_create(PLD_HERE(first), __VA_ARGS__)
+#define pld_dp_ready(first, ...) pld_dp_ready(PLD_HERE(first), __VA_ARGS__)
+#define pld_dp_wait(...) pld_dp_wait(PLD_HERE(__VA_ARGS__))
+#endif
 
 #endif /* POLDER_DP_H */

@@ -34,6 +34,7 @@ typedef struct {
 
 /** List a run directory, by ascending step.  PLD_ERR_NOTFOUND, PLD_ERR_IO, PLD_ERR_NOMEM. */
 PLD_API int pld_run_open(const char *directory, pld_run **out);
+/** NULL for an index that is not below the count. */
 PLD_API size_t pld_run_count(const pld_run *run);
 PLD_API const pld_run_entry *pld_run_at(const pld_run *run, size_t index);
 PLD_API void pld_run_close(pld_run **run);
@@ -63,7 +64,8 @@ typedef struct {
     int present; /**< 1: the file exists with that size */
 } pld_snapshot_shard;
 
-/** A state entry, number or text: kind 's' (bytes), 'n' (number) or 't' (text). */
+/** A state entry (the program's or the params'), number or text: kind 's' (bytes), 'n' (number)
+ *  or 't' (text). */
 typedef struct {
     const char *key;
     const char *text; /**< kind 't'; else "" */
@@ -95,7 +97,7 @@ typedef struct {
 PLD_API int pld_snapshot_open(const char *path, pld_snapshot **out);
 PLD_API void pld_snapshot_info_get(const pld_snapshot *snapshot, pld_snapshot_info *out);
 
-/** Tables; `index` must be below the count.  Local, never fail. */
+/** Tables; NULL for an index that is not below the count.  Local, never fail. */
 PLD_API size_t pld_snapshot_tensors(const pld_snapshot *snapshot);
 PLD_API size_t pld_snapshot_shards(const pld_snapshot *snapshot);
 PLD_API size_t pld_snapshot_entries(const pld_snapshot *snapshot);

@@ -19,6 +19,7 @@
 #include <polder/coll.h>
 #include <polder/export.h>
 #include <polder/runtime.h>
+#include <polder/site.h>
 
 PLD_BEGIN_DECLS
 
@@ -79,5 +80,10 @@ PLD_API int pld_mesh_rank_at(const pld_mesh *mesh, const int coords[PLD_AXES]);
 PLD_API const char *pld_axis_name(pld_axis axis);
 
 PLD_END_DECLS
+
+/* The calls note where they are made; see <polder/site.h>. */
+#ifndef PLD_NO_SITES
+#define pld_mesh_create(first, ...) pld_mesh_create(PLD_HERE(first), __VA_ARGS__)
+#endif
 
 #endif /* POLDER_MESH_H */

@@ -18,6 +18,7 @@
 
 #include <polder/export.h>
 #include <polder/params.h>
+#include <polder/site.h>
 
 PLD_BEGIN_DECLS
 
@@ -107,5 +108,11 @@ typedef struct {
 PLD_API int pld_lr_at(const pld_lr_opts *opts, int64_t step, double *out);
 
 PLD_END_DECLS
+
+/* The calls note where they are made; see <polder/site.h>. */
+#ifndef PLD_NO_SITES
+#define pld_optim_create(first, ...) pld_optim_create(PLD_HERE(first), __VA_ARGS__)
+#define pld_optim_step(first, ...) pld_optim_step(PLD_HERE(first), __VA_ARGS__)
+#endif
 
 #endif /* POLDER_OPTIM_H */

@@ -20,6 +20,7 @@
 #include <polder/dtype.h>
 #include <polder/export.h>
 #include <polder/mesh.h>
+#include <polder/site.h>
 
 PLD_BEGIN_DECLS
 
@@ -110,5 +111,11 @@ PLD_API int pld_params_zero_grad(pld_params *params);
 PLD_API void pld_params_destroy(pld_params **params);
 
 PLD_END_DECLS
+
+/* The calls note where they are made; see <polder/site.h>. */
+#ifndef PLD_NO_SITES
+#define pld_params_commit(...) pld_params_commit(PLD_HERE(__VA_ARGS__))
+#define pld_params_sync(...) pld_params_sync(PLD_HERE(__VA_ARGS__))
+#endif
 
 #endif /* POLDER_PARAMS_H */

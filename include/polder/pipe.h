@@ -26,6 +26,7 @@
 #include <polder/export.h>
 #include <polder/mesh.h>
 #include <polder/schedule.h>
+#include <polder/site.h>
 
 PLD_BEGIN_DECLS
 
@@ -117,5 +118,11 @@ PLD_API void pld_pipe_get_stats(const pld_pipe *pipe, pld_pipe_stats *out);
 PLD_API void pld_pipe_destroy(pld_pipe **pipe);
 
 PLD_END_DECLS
+
+/* The calls note where they are made; see <polder/site.h>. */
+#ifndef PLD_NO_SITES
+#define pld_pipe_create(first, ...) pld_pipe_create(PLD_HERE(first), __VA_ARGS__)
+#define pld_pipe_step(...) pld_pipe_step(PLD_HERE(__VA_ARGS__))
+#endif
 
 #endif /* POLDER_PIPE_H */

@@ -22,6 +22,8 @@
 #include <polder/random.h>
 #include <polder/runtime.h>
 #include <polder/schedule.h>
+#include <polder/site.h>
+#include <polder/trace.h>
 #include <polder/version.h>
 
 #endif /* POLDER_POLDER_H */

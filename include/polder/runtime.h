@@ -45,7 +45,32 @@ typedef struct {
      *  <polder/interop_mpi.h> fills both fields from an MPI_Comm. */
     int comm;
     int use_comm; /**< 0: MPI_COMM_WORLD; 1: `comm` */
+    /** What to do when a deadline has passed, see below: PLD_TIMEOUT_DEFAULT (environment
+     *  POLDER_ON_TIMEOUT=return|abort, else return), _RETURN or _ABORT. */
+    int on_timeout;
+    int check; /**< 1: as POLDER_CHECK=sync, see below; 0: as the environment says */
+    /** Seconds from the call of an operation to its end, more than the longest that a rank
+     *  lets others wait.  0: environment POLDER_TIMEOUT (where 0 is none), else 300; negative:
+     *  none. */
+    double timeout;
+    /** Folder for the recorder's files (see <polder/trace.h>), made if it is not there.  NULL:
+     *  environment POLDER_TRACE_DIR, else none. */
+    const char *trace_dir;
+    /** Called once per job, on one rank, with the report of a deadline that passed, before any
+     *  rank gets an error; and on every rank, once, when it gives the job up, before it gets
+     *  the error or is killed.  Both may be called by a thread of the library, and must not
+     *  call it.  NULL: not called. */
+    void (*report)(const char *text, void *context);
+    void (*give_up)(int code, void *context);
+    void *context; /**< passed to both */
 } pld_runtime_opts;
+
+/** What becomes of a process whose job is given up. */
+enum {
+    PLD_TIMEOUT_DEFAULT = 0,
+    PLD_TIMEOUT_RETURN = 1, /**< calls return PLD_ERR_TIMEOUT */
+    PLD_TIMEOUT_ABORT = 2   /**< it ends itself by SIGKILL, so that mpirun or srun ends the job */
+};
 
 /**
  * Join the job.  MPI is initialised (MPI_Init_thread, MPI_THREAD_SERIALIZED
@@ -57,9 +82,22 @@ typedef struct {
  *   is MPI_THREAD_MULTIPLE.  In the first case the program must not call MPI
  *   itself while requests are open.  Elsewhere, and with environment
  *   POLDER_COMM_THREAD=0, they move on inside calls of this library alone.
- * - Errors: PLD_ERR_ARG, PLD_ERR_UNSUPPORTED (unknown or not built transport),
- *   PLD_ERR_STATE (a runtime is already open, or MPI is finalised),
- *   PLD_ERR_TRANSPORT, PLD_ERR_NOMEM.
+ * - Nothing hangs: an operation that another rank does not come to ends with an
+ *   error.  A rank that ended, or closed its runtime, is noticed within a second by
+ *   the ranks of its node, whose operations with it are PLD_ERR_PEER.  Otherwise,
+ *   when an operation has not ended within the deadline, one rank makes a report: who
+ *   waits where, who is elsewhere, who never came and what that process is doing.
+ *   Then every operation of every rank, under way or to come, is PLD_ERR_TIMEOUT,
+ *   with the beginning of the report in pld_last_error(), all of it in
+ *   pld_runtime_report() and in report.txt of the trace folder.  Time during which
+ *   the whole process was stopped does not count.
+ * - POLDER_CHECK=sync: pld_send() and pld_recv() tell each other first what they are
+ *   about to do; a difference in count or type is PLD_ERR_MISMATCH on both.  For
+ *   finding errors: it costs a message time, and counts if any rank has it set.
+ *   Collective operations always do so.
+ * - Errors: PLD_ERR_ARG, PLD_ERR_IO (trace folder), PLD_ERR_UNSUPPORTED (unknown or not built
+ * transport), PLD_ERR_STATE (a runtime is already open, or MPI is finalised), PLD_ERR_TRANSPORT,
+ * PLD_ERR_NOMEM.
  *
  * @param opts  may be NULL; not kept
  * @param out   receives the runtime; give it back to pld_runtime_close()
@@ -73,6 +111,8 @@ PLD_API int pld_runtime_open(const pld_runtime_opts *opts, pld_runtime **out);
  * - PLD_ERR_STATE: operations are under way (nothing happened, *runtime stays),
  *   or MPI was finalised before (*runtime is closed all the same).
  * - PLD_ERR_TRANSPORT: closed, but MPI reported an error.
+ * - PLD_ERR_PEER: closed; but as ranks are gone, or the job was given up, and MPI was
+ *   initialised here, it is not finalised, for that would wait for them.
  */
 PLD_API int pld_runtime_close(pld_runtime **runtime);
 
@@ -88,6 +128,11 @@ PLD_API int pld_runtime_local_size(const pld_runtime *runtime);
 
 /** The group of all ranks; owned by the runtime.  Local, never fails. */
 PLD_API pld_group *pld_runtime_world(pld_runtime *runtime);
+
+/**
+ * The report of a deadline that passed, or "".  Belongs to the runtime.  Local, never fails.
+ */
+PLD_API const char *pld_runtime_report(const pld_runtime *runtime);
 
 PLD_END_DECLS
 

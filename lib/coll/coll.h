@@ -22,6 +22,7 @@
 
 #include "coll/coll_choice.h"
 #include "coll/coll_engine.h"
+#include "health/health.h"
 #include "transport/transport.h"
 
 enum {
@@ -82,9 +83,10 @@ struct pldi_opening {
     int32_t code;      /**< PLD_AGREE's, or of a rank that cannot take part; its text follows */
     uint32_t n_counts; /**< counts that follow, at most PLDI_COUNTS */
     uint32_t bytes;    /**< of data or text that follow those */
-    char tag[PLDI_TAG_BYTES]; /**< the caller's name for the operation */
+    char tag[PLDI_TAG_BYTES];   /**< the caller's name for the operation */
+    char site[PLDI_SITE_BYTES]; /**< where it was called */
 };
-_Static_assert(sizeof(struct pldi_opening) == 128, "data that follow are aligned");
+_Static_assert(sizeof(struct pldi_opening) == 192, "data that follow are aligned");
 
 /** All that one rank said; for the verdict. */
 struct pldi_word {
@@ -150,9 +152,12 @@ struct pld_request {
         size_t bytes, moved;
         int phase;
     } mail;
-    unsigned waits;   /**< fruitless steps, for looking after the others now and then */
-    double looked;    /**< when that was last done */
-    const char *name; /**< the caller's tag */
+    unsigned waits;           /**< fruitless steps, for looking after the others now and then */
+    double looked;            /**< when that was last done */
+    const char *name;         /**< the caller's tag */
+    uint64_t ticket;          /**< of the recorder */
+    int started;              /**< and it knows that all have come */
+    struct pldi_check *check; /**< of a message that is being announced */
 
     /* Where one count does not say it all; in `memory`, which is the operation's. */
     void *memory;
@@ -202,6 +207,10 @@ struct pld_group {
     struct pldi_tuning *own_tuning;   /**< of pld_group_set_tuning() */
     int reproducible;                 /**< sums by the canonical tree */
     uint64_t crossed; /**< bytes of collective operations that this rank sent to other nodes */
+    struct pldi_health_group *health; /**< NULL: not recorded (yet) */
+    uint64_t splits;
+    int check;                 /**< messages are announced first */
+    struct pldi_check *checks; /**< under way */
 };
 
 /** Over a transport object, which it owns from here on, also on failure. */
@@ -216,12 +225,14 @@ int pldi_work_reserve(pld_group *group, size_t bytes);
 
 /** Move on; sets *moved if anything happened.  1: done, 0: not yet; or an error. */
 int pldi_op_step(pld_request *op, int *moved);
+/** End an operation under way with an error. */
+int pldi_op_give_up(pld_request *op, int code);
 int pldi_open_step(pld_request *op, int *moved);
 int pldi_lane_step(pld_request *op, int *moved);
 
 /** What this rank says at the start of op; the verdict on what all said. */
 struct pldi_opening pldi_open_make(const pld_request *op);
-int pldi_open_judge(const struct pldi_word *all, int size);
+int pldi_open_judge(const pld_group *group, const struct pldi_word *all);
 
 /** Plan the lanes of an operation; may need memory. */
 int pldi_lane_plan(pld_request *op);
@@ -246,5 +257,7 @@ int pldi_send_part(pld_group *group, const void *buf, size_t bytes, int peer, in
 
 /** Give up whatever the group has under way. */
 void pldi_work_cancel(pld_group *group);
+
+const char *pldi_reduce_name(unsigned op);
 
 #endif /* PLDI_COLL_H */

@@ -17,6 +17,7 @@
 #include "base/base_mem.h"
 #include "base/base_opts.h"
 #include "coll/coll_call.h"
+#include "coll/coll_health.h"
 
 enum { MAX_TAG = (1 << 20) - 1, TRIES_AT_ONCE = 3000 };
 
@@ -83,18 +84,24 @@ static int post_and_wait(const pld_request *filled)
     return finish(op);
 }
 
-static int post(pld_request *filled, const pld_coll_opts *opts)
+static int post_filled(pld_request *filled, const pld_coll_opts *opts)
 {
     pld_request *op;
+    int rc;
 
     if (filled->kind != PLDI_SEND && filled->kind != PLDI_RECV)
         filled->print.sequence = filled->group->sequence++;
     filled->name = opts->tag;
+    rc = pldi_coll_called(filled);
+    if (rc < 0) {
+        pldi_free(filled->memory);
+        return rc;
+    }
     if (opts->request == NULL)
         return post_and_wait(filled);
     op = pldi_alloc(1, sizeof(*op), "an operation");
     if (op == NULL && (filled->kind == PLDI_SEND || filled->kind == PLDI_RECV))
-        return PLD_ERR_NOMEM;
+        return pldi_coll_stepped(filled, PLD_ERR_NOMEM, 0);
     if (op == NULL && filled->code == 0) {
         filled->code = PLD_ERR_NOMEM;
         (void)snprintf(filled->text, sizeof(filled->text), "%s", pld_last_error());
@@ -107,7 +114,17 @@ static int post(pld_request *filled, const pld_coll_opts *opts)
     return PLD_OK;
 }
 
-static int collective(const struct pldi_call *call, const pld_coll_opts *opts)
+/* Inlined: the address that it takes is that of the public function's caller. */
+static inline __attribute__((always_inline)) int post(pld_request *filled,
+                                                      const pld_coll_opts *opts)
+{
+    PLDI_ENTER();
+
+    return post_filled(filled, opts);
+}
+
+static inline __attribute__((always_inline)) int collective(const struct pldi_call *call,
+                                                            const pld_coll_opts *opts)
 {
     pld_coll_opts o;
     pld_request r;

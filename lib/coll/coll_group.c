@@ -6,10 +6,12 @@
 #include "base/base_err.h"
 #include "base/base_mem.h"
 #include "coll/coll.h"
+#include "coll/coll_health.h"
 #include "coll/coll_nodes.h"
 #include "coll/coll_route.h"
 #include "coll/coll_shm.h"
 #include "device/device_kernels.h"
+#include "health/health_site.h"
 
 enum {
     MAX_CHUNK = 512 << 10,
@@ -129,6 +131,7 @@ int pld_group_size(const pld_group *group)
 
 int pld_group_set_reproducible(pld_group *group, int on)
 {
+    PLDI_ENTER();
     int32_t said[2] = {on != 0, -(on != 0)};
 
     PLDI_CHECK_ARG(group != NULL);
@@ -156,6 +159,7 @@ int pldi_group_close(pld_group **group)
     pldi_route_destroy(&(*group)->route);
     pldi_free((*group)->world);
     pldi_free((*group)->own_tuning);
+    pldi_health_group_destroy(&(*group)->health);
     free_work(&(*group)->work);
     pldi_free(*group);
     *group = NULL;
@@ -213,6 +217,9 @@ static int split(pld_group *parent, int color, int key, int *table, pld_group **
     pldi_engine_leave(parent->engine);
     if (rc == PLD_OK && child != NULL)
         rc = pldi_group_create(parent->engine, child, out);
+    parent->splits++;
+    if (rc == PLD_OK && child != NULL)
+        rc = pldi_coll_part_health(parent, *out, color, members);
     rc = pld_agree(parent, rc);
     if (rc == PLD_OK && child != NULL)
         rc = settle(parent, members, *out);
@@ -221,6 +228,7 @@ static int split(pld_group *parent, int color, int key, int *table, pld_group **
 
 int pld_group_split(pld_group *parent, int color, int key, pld_group **out)
 {
+    PLDI_ENTER();
     pld_group *group = NULL;
     int *table;
     int rc;

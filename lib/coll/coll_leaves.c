@@ -18,6 +18,7 @@
 #include "coll/coll.h"
 #include "coll/coll_call.h"
 #include "coll/coll_sum.h"
+#include "health/health_site.h"
 
 enum { ALIGN = 16 /* elements */, MAX_LEAVES = 1 << 26, MAX_LEVEL = 32 };
 
@@ -351,6 +352,7 @@ int pld_allreduce_leaves(pld_group *group, const pld_leaf *leaves, size_t n, uin
                          void *recv, size_t count, pld_dtype dtype, pld_op op,
                          const pld_coll_opts *opts)
 {
+    PLDI_ENTER();
     struct leaves l = {.group = group, .n = n, .total = total, .count = count};
     pld_coll_opts o;
     double scale = 1;

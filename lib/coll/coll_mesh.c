@@ -12,6 +12,8 @@
 
 #include "base/base_err.h"
 #include "base/base_mem.h"
+#include "coll/coll.h"
+#include "health/health_site.h"
 #include "topo/topo.h"
 
 struct pld_mesh {
@@ -45,12 +47,14 @@ static int make_groups(pld_mesh *mesh)
         origin[i] = 0;
         PLDI_TRY(pld_group_split(mesh->world, pldi_topo_rank(mesh->sizes, origin), mesh->coords[i],
                                  &mesh->axes[i]));
+        pldi_health_group_name(mesh->axes[i]->health, pld_axis_name((pld_axis)i));
     }
     return PLD_OK;
 }
 
 int pld_mesh_create(pld_runtime *runtime, const char *text, pld_mesh **out)
 {
+    PLDI_ENTER();
     pld_group *world;
     pld_mesh *mesh;
     int rc;

@@ -14,6 +14,8 @@
 #include "base/base_err.h"
 #include "coll/coll.h"
 #include "coll/coll_break.h"
+#include "coll/coll_check.h"
+#include "coll/coll_health.h"
 #include "coll/coll_nodes.h"
 #include "coll/coll_route.h"
 #include "coll/coll_shape.h"
@@ -234,11 +236,37 @@ static int step_p2p(pld_request *op)
     return done;
 }
 
+static int has_mail(const pld_group *group)
+{
+    return group->team != NULL && group->team->peers != NULL;
+}
+
+static int step_message(pld_request *op, int *moved)
+{
+    return has_mail(op->group) ? pldi_mail_step(op, moved) : step_p2p(op);
+}
+
+int pldi_op_give_up(pld_request *op, int code)
+{
+    struct pldi_transport *t = op->group->transport;
+
+    if (op->kind != PLDI_SEND && op->kind != PLDI_RECV)
+        return break_group(op->group, code);
+    if (has_mail(op->group))
+        pldi_mail_cancel(op);
+    else if (op->xfer.active)
+        t->ops->cancel(t, &op->xfer);
+    return code;
+}
+
 int pldi_op_step(pld_request *op, int *moved)
 {
-    if (op->kind != PLDI_SEND && op->kind != PLDI_RECV)
-        return step_collective(op, moved);
-    if (op->group->team != NULL && op->group->team->peers != NULL)
-        return pldi_mail_step(op, moved);
-    return step_p2p(op);
+    const int message = op->kind == PLDI_SEND || op->kind == PLDI_RECV;
+    int rc = 1;
+
+    if (message && op->state == PLDI_NEW && op->group->check && op->group->broken == 0)
+        rc = pldi_check_step(op, moved);
+    if (rc > 0)
+        rc = message ? step_message(op, moved) : step_collective(op, moved);
+    return pldi_coll_stepped(op, rc, *moved);
 }

@@ -33,14 +33,14 @@ enum { HEAD_BYTES = offsetof(struct pldi_digest, text) };
 /* Of many ranks: what the digest that travels is for. */
 enum { FIRST, PAIRS, SECOND };
 
-static const char *op_name(uint32_t op)
+const char *pldi_reduce_name(unsigned op)
 {
     static const char *const names[] = {"sum", "avg", "max", "min", "prod"};
 
     return op < sizeof(names) / sizeof(names[0]) ? names[op] : "?";
 }
 
-/* "rank 2: allreduce #17 f32[100] sum (bucket 3)" */
+/* "rank 2: allreduce #17 f32[100] sum at train.c:231 (bucket 3)" */
 static void describe(const struct pldi_opening *o, char *text, size_t bytes)
 {
     const struct pldi_print *p = &o->print;
@@ -55,15 +55,16 @@ static void describe(const struct pldi_opening *o, char *text, size_t bytes)
         (void)snprintf(data, sizeof(data), " %s[%llu]", pld_dtype_name((pld_dtype)p->dtype),
                        (unsigned long long)p->count);
     if (shape->reduces && p->scale != 1)
-        (void)snprintf(how, sizeof(how), " %s, scale %g", op_name(p->op), p->scale);
+        (void)snprintf(how, sizeof(how), " %s, scale %g", pldi_reduce_name(p->op), p->scale);
     else if (shape->reduces)
-        (void)snprintf(how, sizeof(how), " %s", op_name(p->op));
+        (void)snprintf(how, sizeof(how), " %s", pldi_reduce_name(p->op));
     if (shape->from_root || shape->to_root)
         (void)snprintf(root, sizeof(root), " %s rank %d", shape->from_root ? "from" : "to",
                        p->root);
-    (void)snprintf(text, bytes, "rank %d: %s #%llu%s%s%s%s%.*s%s", o->rank, pldi_kind_name(p->kind),
-                   (unsigned long long)p->sequence, data, how, root, o->tag[0] != '\0' ? " (" : "",
-                   PLDI_TAG_BYTES, o->tag, o->tag[0] != '\0' ? ")" : "");
+    (void)snprintf(text, bytes, "rank %d: %s #%llu%s%s%s at %.*s%s%.*s%s", o->rank,
+                   pldi_kind_name(p->kind), (unsigned long long)p->sequence, data, how, root,
+                   PLDI_SITE_BYTES, o->site, o->tag[0] != '\0' ? " (" : "", PLDI_TAG_BYTES, o->tag,
+                   o->tag[0] != '\0' ? ")" : "");
 }
 
 /* The first of the counts that differ, if it is among those that travelled. */
@@ -92,17 +93,17 @@ static void describe_counts(const struct pldi_word *a, const struct pldi_word *b
         (void)snprintf(text, bytes, "; their counts differ behind the first %u", n);
 }
 
-static int mismatch(const struct pldi_word *a, const struct pldi_word *b)
+static int mismatch(const char *group, const struct pldi_word *a, const struct pldi_word *b)
 {
     const struct pldi_word *low = a->opening->rank < b->opening->rank ? a : b;
     const struct pldi_word *high = low == a ? b : a;
-    char left[256], right[256], counts[128];
+    char left[320], right[320], counts[128];
 
     describe(low->opening, left, sizeof(left));
     describe(high->opening, right, sizeof(right));
     describe_counts(low, high, counts, sizeof(counts));
     return pldi_fail(PLD_ERR_MISMATCH,
-                     "ranks of a group of %d are in different operations: %s; %s%s",
+                     "ranks of %s (%d ranks) are in different operations: %s; %s%s", group,
                      a->opening->size, left, right, counts);
 }
 
@@ -133,6 +134,7 @@ struct pldi_opening pldi_open_make(const pld_request *op)
 
     if (op->name != NULL)
         (void)snprintf(o.tag, sizeof(o.tag), "%s", op->name);
+    pldi_health_site(op->group->health, op->ticket, o.site);
     if (op->code < 0)
         o.bytes = (uint32_t)strnlen(op->text, PLDI_TEXT_BYTES - 1);
     o.n_counts = (uint32_t)(op->n_counts < PLDI_COUNTS ? op->n_counts : PLDI_COUNTS);
@@ -212,11 +214,13 @@ static int judge_pairs(const struct pldi_word *all, int size)
     return 1;
 }
 
-int pldi_open_judge(const struct pldi_word *all, int size)
+int pldi_open_judge(const pld_group *group, const struct pldi_word *all)
 {
+    const int size = group->size;
+
     for (int r = 1; r < size; r++) {
         if (memcmp(&all[r].opening->print, &all[0].opening->print, sizeof(struct pldi_print)) != 0)
-            return mismatch(&all[0], &all[r]);
+            return mismatch(pldi_health_group_text(group->health), &all[0], &all[r]);
     }
     for (int r = 0; r < size; r++) {
         if (all[r].opening->code < 0)
@@ -233,7 +237,7 @@ static int judge_direct(pld_request *op)
     (void)write_slot(op, g->rank, g->work.in + (size_t)g->rank * PLDI_SLOT_BYTES);
     for (int r = 0; r < g->size; r++)
         all[r] = word_of(g, r);
-    return pldi_open_judge(all, g->size);
+    return pldi_open_judge(g, all);
 }
 
 /* The rounds of many ranks: work.out holds this rank's digest, work.in the one coming. */
@@ -277,13 +281,14 @@ static void merge(struct pldi_digest *mine, const struct pldi_digest *theirs)
     }
 }
 
-static int judge_digest(const struct pldi_digest *d)
+static int judge_digest(const pld_group *group)
 {
+    const struct pldi_digest *d = (const void *)group->work.out;
     const struct pldi_word low = {&d->low, d->counts[0], NULL};
     const struct pldi_word high = {&d->high, d->counts[1], NULL};
 
     if (memcmp(&d->low.print, &d->high.print, sizeof(d->low.print)) != 0)
-        return mismatch(&low, &high);
+        return mismatch(pldi_health_group_text(group->health), &low, &high);
     if (d->bad.rank != INT32_MAX)
         return failed(&d->bad, d->text);
     return 1;
@@ -395,7 +400,7 @@ static int step_many(pld_request *op, int *moved)
     rc = step_digest(op, moved);
     if (rc <= 0)
         return rc;
-    rc = judge_digest((const void *)work->out);
+    rc = judge_digest(op->group);
     if (rc == 1 && work->phase == FIRST && op->kind == PLDI_ALLTOALL_V) {
         work->phase = PAIRS;
         return post_pairs(op);

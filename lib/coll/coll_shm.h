@@ -20,7 +20,7 @@
 
 enum {
     PLDI_TEAM_INLINE = 40,            /**< bytes beside the arrival flag */
-    PLDI_TEAM_SMALL = 16 << 10,       /**< bytes that arrive together with a rank */
+    PLDI_TEAM_SMALL = 4 << 10,        /**< bytes that arrive together with a rank */
     PLDI_TEAM_SLOT = 256 << 10,       /**< bytes of a vector that are under way in a slot */
     PLDI_TEAM_SLOTS = 3,              /**< slots in turn: one filled, one reduced, one emptied */
     PLDI_TEAM_PIECE_MIN = 4 << 10,    /**< of one rank in a slot */

@@ -401,6 +401,11 @@ static int wait_for(pld_request *op, int *moved)
     return pldi_team_look(op, op->peer);
 }
 
+void pldi_mail_cancel(pld_request *op)
+{
+    delist(op);
+}
+
 int pldi_mail_step(pld_request *op, int *moved)
 {
     int some = 0;

@@ -63,4 +63,7 @@ void pldi_mail_destroy(struct pldi_peer **peers, int size);
 /** As pldi_op_step() for pld_send() and pld_recv() in a group whose team has mail. */
 int pldi_mail_step(pld_request *op, int *moved);
 
+/** Give it up between two steps. */
+void pldi_mail_cancel(pld_request *op);
+
 #endif /* PLDI_COLL_SHM_MAIL_H */

@@ -163,7 +163,9 @@ void pldi_team_plan(pld_request *op)
     choose_way(op);
     if (op->kind == PLDI_ALLTOALL_V)
         find_offsets(op);
-    team->stream = op->send != op->recv && touched > team->node->cache_bytes / CACHE_SHARE;
+    /* Reduced in place, a line is in the cache when it is written; fetched, it never is. */
+    team->stream =
+        (!reduces(op) || op->send != op->recv) && touched > team->node->cache_bytes / CACHE_SHARE;
     team->stream_peers = !team->recv_direct || op->send != op->recv;
     team->piece = piece_bytes(op);
     team->chunks = longest / team->piece + (longest % team->piece != 0);

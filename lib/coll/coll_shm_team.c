@@ -212,15 +212,17 @@ int pldi_team_look(const pld_request *op, int rank)
     const int gone =
         t->ops->gone != NULL ? t->ops->gone(t, rank) : pldi_shm_ended(n->pid, n->watch);
     char before[64] = "its message";
+    char last[320];
 
     if (!broken && !gone)
         return PLD_OK;
     if (op->kind != PLDI_SEND && op->kind != PLDI_RECV)
         (void)snprintf(before, sizeof(before), "it finished %s #%llu", pldi_kind_name(op->kind),
                        (unsigned long long)op->print.sequence);
+    pldi_health_last(op->group->health, rank, last, sizeof(last));
     if (gone)
-        return pldi_fail(PLD_ERR_PEER, "rank %d (process %lld) ended before %s", rank,
-                         (long long)n->pid, before);
+        return pldi_fail(PLD_ERR_PEER, "rank %d (process %lld) ended before %s%s", rank,
+                         (long long)n->pid, before, last);
     return pldi_fail(PLD_ERR_PEER, "rank %d gave up (%s) before %s", rank, pld_error_name(broken),
                      before);
 }
@@ -393,7 +395,7 @@ static int judge(pld_request *op)
         team->words[r] = (struct pldi_word){
             &seat->records[set].opening, pldi_team_notes(team, r)->counts, seat->records[set].text};
     }
-    return pldi_open_judge(team->words, team->size);
+    return pldi_open_judge(op->group, team->words);
 }
 
 /* What a rank brought for this one. */

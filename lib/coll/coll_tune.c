@@ -18,6 +18,7 @@
 #include "coll/coll_choice.h"
 #include "coll/coll_shape.h"
 #include "coll/coll_shm.h"
+#include "health/health_site.h"
 
 enum { WORDS = 9, LINE_BYTES = 256, MAX_FILE = 1 << 20, MIN_CHUNK = 1024, MAX_CHUNK = 1 << 26 };
 
@@ -241,6 +242,7 @@ static int share(pld_group *world, const char *name, const char *text, struct pl
 
 int pld_group_set_tuning(pld_group *group, const char *rules)
 {
+    PLDI_ENTER();
     const int root = group != NULL && group->rank == 0;
     struct pldi_tuning *tuning = NULL;
 

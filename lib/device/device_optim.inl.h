@@ -13,33 +13,44 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
 
 enum { NORM_LANES = 32 };
 
-static inline float wide_bf16(uint16_t half)
+static inline float as_float(uint32_t bits)
 {
-    const uint32_t bits = (uint32_t)half << 16;
     float value;
 
     memcpy(&value, &bits, sizeof(value));
     return value;
 }
 
-/* Shifting the 15 bits into place gives the value times 2^-112, subnormals included. */
+static inline uint32_t as_bits(float value)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &value, sizeof(bits));
+    return bits;
+}
+
+static inline float wide_bf16(uint16_t half)
+{
+    return as_float((uint32_t)half << 16);
+}
+
+/* Shifting the 15 bits into place gives the value times 2^-112, subnormals included.  NaN
+ * becomes quiet, as in the processor's own conversion. */
 static inline float wide_f16(uint16_t half)
 {
     const uint32_t sign = (uint32_t)(half & 0x8000U) << 16;
     const uint32_t body = (uint32_t)(half & 0x7fffU) << 13;
-    float scaled;
-    uint32_t bits;
+    uint32_t bits = as_bits(as_float(body) * 0x1p112F);
 
-    memcpy(&scaled, &body, sizeof(scaled));
-    scaled *= 0x1p112F;
-    memcpy(&bits, &scaled, sizeof(bits));
     bits = (half & 0x7c00U) == 0x7c00U ? body | 0x7f800000U : bits;
-    bits |= sign;
-    memcpy(&scaled, &bits, sizeof(scaled));
-    return scaled;
+    bits = bits > 0x7f800000U ? bits | 0x400000U : bits;
+    return as_float(bits | sign);
 }
 
 static double add_lanes(double lanes[NORM_LANES])
@@ -141,9 +152,8 @@ static void sgd(float *w, float *g, float *momentum, size_t count, const struct 
 /* Nearest even; NaN stays NaN, quiet. */
 static inline uint16_t narrow_bf16(float value)
 {
-    uint32_t bits;
+    const uint32_t bits = as_bits(value);
 
-    memcpy(&bits, &value, sizeof(bits));
     if ((bits & 0x7fffffffU) > 0x7f800000U)
         return (uint16_t)(bits >> 16 | 0x40U);
     return (uint16_t)((bits + 0x7fffU + (bits >> 16 & 1U)) >> 16);
@@ -155,19 +165,11 @@ static inline uint16_t narrow_bf16(float value)
  */
 static inline uint16_t narrow_f16(float value)
 {
-    uint32_t bits;
-    uint32_t sign;
-    uint32_t tiny;
+    const uint32_t sign = as_bits(value) >> 16 & 0x8000U;
+    const uint32_t bits = as_bits(value) & 0x7fffffffU;
+    const uint32_t tiny = as_bits(as_float(bits) + 0.5F) - 0x3f000000U;
     uint32_t out;
-    float shifted;
 
-    memcpy(&bits, &value, sizeof(bits));
-    sign = bits >> 16 & 0x8000U;
-    bits &= 0x7fffffffU;
-    memcpy(&shifted, &bits, sizeof(shifted));
-    shifted += 0.5F;
-    memcpy(&tiny, &shifted, sizeof(tiny));
-    tiny -= 0x3f000000U;
     out = (bits - 0x38000000U + 0xfffU + (bits >> 13 & 1U)) >> 13;
     out = bits < 0x38800000U ? tiny : out;
     out = bits >= 0x477ff000U ? 0x7c00U : out;
@@ -175,22 +177,57 @@ static inline uint16_t narrow_f16(float value)
     return (uint16_t)(out | sign);
 }
 
-#define CONVERT(dtype_name)                                                                        \
+/* As many f16 as the processor converts at once: how many elements that does. */
+static size_t widen_most_f16(float *dst, const uint16_t *src, size_t count)
+{
+    size_t i = 0;
+
+#ifdef __AVX512F__
+    for (; i + 16 <= count; i += 16)
+        _mm512_storeu_ps(dst + i, _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(src + i))));
+#elif defined(__F16C__)
+    for (; i + 8 <= count; i += 8)
+        _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(src + i))));
+#else
+    (void)dst, (void)src, (void)count;
+#endif
+    return i;
+}
+
+static size_t narrow_most_f16(uint16_t *dst, const float *src, size_t count)
+{
+    size_t i = 0;
+
+#ifdef __AVX512F__
+    for (; i + 16 <= count; i += 16)
+        _mm256_storeu_si256((void *)(dst + i), _mm512_cvtps_ph(_mm512_loadu_ps(src + i), 0));
+#elif defined(__F16C__)
+    for (; i + 8 <= count; i += 8)
+        _mm_storeu_si128((void *)(dst + i), _mm256_cvtps_ph(_mm256_loadu_ps(src + i), 0));
+#else
+    (void)dst, (void)src, (void)count;
+#endif
+    return i;
+}
+
+#define NO_MOST(dst, src, count) 0
+
+#define CONVERT(dtype_name, widen_most, narrow_most)                                               \
     static void widen_all_##dtype_name(float *restrict dst, const uint16_t *restrict src,          \
                                        size_t count)                                               \
     {                                                                                              \
-        for (size_t i = 0; i < count; i++)                                                         \
+        for (size_t i = widen_most(dst, src, count); i < count; i++)                               \
             dst[i] = wide_##dtype_name(src[i]);                                                    \
     }                                                                                              \
     static void narrow_all_##dtype_name(uint16_t *restrict dst, const float *restrict src,         \
                                         size_t count)                                              \
     {                                                                                              \
-        for (size_t i = 0; i < count; i++)                                                         \
+        for (size_t i = narrow_most(dst, src, count); i < count; i++)                              \
             dst[i] = narrow_##dtype_name(src[i]);                                                  \
     }
 
-CONVERT(f16)
-CONVERT(bf16)
+CONVERT(f16, widen_most_f16, narrow_most_f16)
+CONVERT(bf16, NO_MOST, NO_MOST)
 
 static void widen(float *dst, const void *src, size_t count, pld_dtype dtype)
 {

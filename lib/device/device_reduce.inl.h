@@ -12,7 +12,9 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { REDUCE_BLOCK = 512 };
+/* Bytes of a source: short enough that the sources of a block, its sum and what the processor
+ * fetches ahead stay near, long enough that a stream is a stream. */
+enum { BLOCK_BYTES = 1024, BLOCK_HALVES = BLOCK_BYTES / 2 };
 
 /* The factor comes last, in the precision of the sum. */
 #define DEFINE_SCALE(type)                                                                         \
@@ -88,14 +90,14 @@ DEFINE_START(u8, uint8_t, uint32_t, INT_MAX_OF, INT_MIN_OF)
 
 /* The result of a block, before it goes where it belongs. */
 union block {
-    float f32[REDUCE_BLOCK];
-    double f64[REDUCE_BLOCK];
-    uint16_t half[REDUCE_BLOCK];
-    int64_t i64[REDUCE_BLOCK];
-    int32_t i32[REDUCE_BLOCK];
-    uint32_t u32[REDUCE_BLOCK];
-    int8_t i8[REDUCE_BLOCK];
-    uint8_t u8[REDUCE_BLOCK];
+    float f32[BLOCK_BYTES / 4];
+    double f64[BLOCK_BYTES / 8];
+    uint16_t half[BLOCK_HALVES];
+    int64_t i64[BLOCK_BYTES / 8];
+    int32_t i32[BLOCK_BYTES / 4];
+    uint32_t u32[BLOCK_BYTES / 4];
+    int8_t i8[BLOCK_BYTES];
+    uint8_t u8[BLOCK_BYTES];
 };
 
 /* What a block of a reduction needs, whatever its type. */
@@ -131,19 +133,111 @@ DEFINE_REDUCE(u32, uint32_t, NO_SCALE)
 DEFINE_REDUCE(i8, int8_t, NO_SCALE)
 DEFINE_REDUCE(u8, uint8_t, NO_SCALE)
 
-/* Half types, which are added as float; widen() and narrow() are in device_optim.inl.h. */
-static void reduce_half(uint16_t *out, const struct sources *srcs, size_t start, size_t n)
-{
-    float acc[REDUCE_BLOCK];
-    float x[REDUCE_BLOCK];
+/*
+ * bf16 is worked on in pairs, as it lies in 32-bit words: the upper one is a float once
+ * the lower is masked away, the lower one once it is shifted up.  No lane changes its
+ * width, which is what conversions cost most for.
+ */
+typedef uint32_t pair __attribute__((may_alias, aligned(2)));
 
-    widen(acc, (const uint16_t *)srcs->at[0] + start, n, srcs->dtype);
+static inline float lower(uint32_t word)
+{
+    return as_float(word << 16);
+}
+
+static inline float upper(uint32_t word)
+{
+    return as_float(word & 0xffff0000U);
+}
+
+/* Rounded to bf16 in the upper half of a word, as narrow_bf16() does; the rest is noise. */
+static inline uint32_t rounded(float value)
+{
+    const uint32_t bits = as_bits(value);
+    const uint32_t even = bits + 0x7fffU + (bits >> 16 & 1U);
+
+    return (bits & 0x7fffffffU) > 0x7f800000U ? bits | 0x400000U : even;
+}
+
+static inline uint32_t join(float low, float high)
+{
+    return rounded(low) >> 16 | (rounded(high) & 0xffff0000U);
+}
+
+/* All lower ones, then all upper ones, then what has no partner. */
+static void split_bf16(float *restrict acc, const uint16_t *src, size_t n)
+{
+    const pair *words = (const void *)src;
+    const size_t half = n / 2;
+
+    for (size_t i = 0; i < half; i++) {
+        acc[i] = lower(words[i]);
+        acc[half + i] = upper(words[i]);
+    }
+    if (n % 2 != 0)
+        acc[n - 1] = wide_bf16(src[n - 1]);
+}
+
+static void join_bf16(uint16_t *restrict out, const float *restrict acc, size_t n)
+{
+    pair *words = (void *)out;
+    const size_t half = n / 2;
+
+    for (size_t i = 0; i < half; i++)
+        words[i] = join(acc[i], acc[half + i]);
+    if (n % 2 != 0)
+        out[n - 1] = narrow_bf16(acc[n - 1]);
+}
+
+/* The sum of two, which is most of what is ever reduced, without a stop in memory. */
+static void add_two_bf16(uint16_t *restrict out, const uint16_t *x, const uint16_t *y, size_t n)
+{
+    pair *words = (void *)out;
+    const pair *xs = (const void *)x;
+    const pair *ys = (const void *)y;
+
+    for (size_t i = 0; i < n / 2; i++)
+        words[i] = join(lower(xs[i]) + lower(ys[i]), upper(xs[i]) + upper(ys[i]));
+    if (n % 2 != 0)
+        out[n - 1] = narrow_bf16(wide_bf16(x[n - 1]) + wide_bf16(y[n - 1]));
+}
+
+static void reduce_bf16(uint16_t *out, const struct sources *srcs, size_t start, size_t n)
+{
+    const uint16_t *first = (const uint16_t *)srcs->at[0] + start;
+    float acc[BLOCK_HALVES];
+    float x[BLOCK_HALVES];
+
+    if (srcs->n == 1 && srcs->scale == 1) {
+        memcpy(out, first, n * sizeof(*out));
+        return;
+    }
+    if (srcs->n == 2 && srcs->op == PLD_SUM && srcs->scale == 1) {
+        add_two_bf16(out, first, (const uint16_t *)srcs->at[1] + start, n);
+        return;
+    }
+    split_bf16(acc, first, n);
     for (int s = 1; s < srcs->n; s++) {
-        widen(x, (const uint16_t *)srcs->at[s] + start, n, srcs->dtype);
+        split_bf16(x, (const uint16_t *)srcs->at[s] + start, n);
         fold_float(acc, x, n, srcs->op);
     }
     scale_float(acc, n, srcs->scale);
-    narrow(out, acc, n, srcs->dtype);
+    join_bf16(out, acc, n);
+}
+
+/* Added as float; widen() and narrow() are in device_optim.inl.h. */
+static void reduce_f16(uint16_t *out, const struct sources *srcs, size_t start, size_t n)
+{
+    float acc[BLOCK_HALVES];
+    float x[BLOCK_HALVES];
+
+    widen(acc, (const uint16_t *)srcs->at[0] + start, n, PLD_F16);
+    for (int s = 1; s < srcs->n; s++) {
+        widen(x, (const uint16_t *)srcs->at[s] + start, n, PLD_F16);
+        fold_float(acc, x, n, srcs->op);
+    }
+    scale_float(acc, n, srcs->scale);
+    narrow(out, acc, n, PLD_F16);
 }
 
 static void reduce_block(union block *out, const struct sources *srcs, size_t start, size_t n)
@@ -155,8 +249,8 @@ static void reduce_block(union block *out, const struct sources *srcs, size_t st
     switch (srcs->dtype) {
         CASE(PLD_F32, float, f32)
         CASE(PLD_F64, double, f64)
-        CASE(PLD_F16, half, half)
-        CASE(PLD_BF16, half, half)
+        CASE(PLD_F16, f16, half)
+        CASE(PLD_BF16, bf16, half)
         CASE(PLD_I64, i64, i64)
         CASE(PLD_I32, i32, i32)
         CASE(PLD_U32, u32, u32)
@@ -171,10 +265,16 @@ static void reduce_to(void *const *dsts, int n_dsts, const void *const *srcs, in
 {
     const struct sources sources = {srcs, n_srcs, op, scale, dtype};
     const size_t bytes = pld_dtype_bytes(dtype);
+    const size_t block = BLOCK_BYTES / bytes;
     union block out __attribute__((aligned(64)));
 
-    for (size_t start = 0; start < count; start += REDUCE_BLOCK) {
-        const size_t n = count - start < REDUCE_BLOCK ? count - start : REDUCE_BLOCK;
+    if (n_srcs == 1 && n_dsts == 1 && scale == 1) {
+        if (dsts[0] != srcs[0])
+            copy(dsts[0], srcs[0], count * bytes, n_stream);
+        return;
+    }
+    for (size_t start = 0; start < count; start += block) {
+        const size_t n = count - start < block ? count - start : block;
 
         reduce_block(&out, &sources, start, n);
         for (int d = 0; d < n_dsts; d++) {

@@ -22,6 +22,7 @@
 #include "base/base_opts.h"
 #include "coll/coll_mem.h"
 #include "dp/dp_plan.h"
+#include "health/health_site.h"
 
 /* What a caller built against 0.1 passes.  Stays when the struct grows. */
 enum { OPTS_SIZE_0_1 = 32 };
@@ -126,6 +127,7 @@ static int advance(pld_dp *dp)
 
 int pld_dp_ready(pld_dp *dp, int id)
 {
+    PLDI_ENTER();
     pld_param_info info;
 
     PLDI_CHECK_ARG(dp != NULL);
@@ -193,6 +195,7 @@ static int finish_once(void *context)
 
 int pld_dp_wait(pld_dp *dp)
 {
+    PLDI_ENTER();
     int rc;
 
     PLDI_CHECK_ARG(dp != NULL);
@@ -295,6 +298,7 @@ static int prepare(pld_dp *dp, const pld_dp_opts *opts)
 
 int pld_dp_create(pld_params *params, const pld_dp_opts *opts, pld_dp **out)
 {
+    PLDI_ENTER();
     pld_dp *dp;
     int rc;
 

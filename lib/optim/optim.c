@@ -21,6 +21,7 @@
 #include "base/base_hash.h"
 #include "base/base_mem.h"
 #include "base/base_opts.h"
+#include "health/health_site.h"
 #include "params/params.h"
 
 /* What a caller built against 0.1 passes.  Stays when the struct grows. */
@@ -222,6 +223,7 @@ static int prepare(pld_optim *o, const pld_optim_opts *opts)
 
 int pld_optim_create(pld_params *params, const pld_optim_opts *opts, pld_optim **out)
 {
+    PLDI_ENTER();
     pld_optim *o;
     int rc;
 
@@ -384,6 +386,7 @@ static int finish_gradients(pld_optim *o, double lr)
 
 int pld_optim_step(pld_optim *optim, double lr, pld_step_report *out)
 {
+    PLDI_ENTER();
     pld_step_report report = {.factor = 1};
     pld_group *world;
     struct vote v;

@@ -20,6 +20,7 @@
 #include "base/base_err.h"
 #include "base/base_mem.h"
 #include "coll/coll_mem.h"
+#include "health/health_site.h"
 #include "params/params_table.h"
 
 /* One tensor of one stage. */
@@ -330,6 +331,7 @@ static void undo(pld_params *params)
 
 int pld_params_commit(pld_params *params)
 {
+    PLDI_ENTER();
     struct param_record *mine;
     pld_group *world;
     int rc;
@@ -383,6 +385,7 @@ static int sync_boxes(pld_params *params)
 
 int pld_params_sync(pld_params *params)
 {
+    PLDI_ENTER();
     int rc = PLD_OK;
 
     PLDI_CHECK_ARG(params != NULL);

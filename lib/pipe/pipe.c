@@ -13,6 +13,7 @@
 #include "base/base_err.h"
 #include "base/base_mem.h"
 #include "base/base_opts.h"
+#include "health/health_site.h"
 #include "schedule/schedule.h"
 
 /* What a caller built against 0.1 passes.  Stays when the struct grows. */
@@ -134,6 +135,7 @@ static int join(pld_pipe *p, pld_mesh *mesh, const pld_schedule *schedule)
 int pld_pipe_create(pld_mesh *mesh, const pld_schedule *schedule, const pld_pipe_opts *opts,
                     pld_pipe **out)
 {
+    PLDI_ENTER();
     pld_schedule *lowered = NULL;
     pld_pipe *p;
     int rc;

@@ -132,7 +132,7 @@ static int receive_next(struct pldi_pipe_edge *e, int wait)
     const pld_coll_opts opts = {PLD_OPTS(pld_coll_opts),
                                 .request = wait ? NULL : &e->requests[slot], .tag = "pipeline"};
     const int rc = pld_recv(e->group, pldi_pipe_edge_slot(e, microbatch), e->message, PLD_U8,
-                            e->peer, pldi_action_info(e->kind)->compute, &opts);
+                            e->peer, (int)pldi_action_info(e->kind)->compute, &opts);
 
     if (rc < 0)
         give_slot(e, microbatch);
@@ -238,7 +238,7 @@ int pldi_pipe_edge_send(struct pldi_pipe_edge *edge, int microbatch, int is_void
     unsigned char *slot = pldi_pipe_edge_slot(edge, microbatch);
     pld_coll_opts opts = {PLD_OPTS(pld_coll_opts),
                           .request = &edge->requests[edge->slot_of[microbatch]], .tag = "pipeline"};
-    const int tag = pldi_action_info(edge->kind)->compute;
+    const int tag = (int)pldi_action_info(edge->kind)->compute;
     int rc;
 
     memcpy(slot + note_at(edge), &note, sizeof(note));

@@ -19,6 +19,7 @@
 #include "base/base_clock.h"
 #include "base/base_err.h"
 #include "coll/coll_break.h"
+#include "health/health_site.h"
 
 static void keep_error(char text[PLDI_PIPE_TEXT])
 {
@@ -176,6 +177,7 @@ static int end(pld_pipe *p, int rc)
 
 int pld_pipe_step(pld_pipe *pipe)
 {
+    PLDI_ENTER();
     double begin;
 
     PLDI_CHECK_ARG(pipe != NULL);

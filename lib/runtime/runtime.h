@@ -10,8 +10,8 @@
 struct pldi_transport_ops;
 struct pldi_transport_args;
 
-/** As pld_runtime_open(), but any number may be open in a process. */
+/** As pld_runtime_open(), but any number may be open in a process; opts may be NULL. */
 int pldi_runtime_open(const struct pldi_transport_ops *ops, const struct pldi_transport_args *args,
-                      pld_runtime **out);
+                      const pld_runtime_opts *opts, pld_runtime **out);
 
 #endif /* PLDI_RUNTIME_H */

@@ -18,13 +18,18 @@
 #include "base/base_mem.h"
 #include "base/base_opts.h"
 #include "coll/coll.h"
+#include "coll/coll_health.h"
 #include "coll/coll_mem.h"
+#include "coll/coll_shape.h"
 #include "coll/coll_shm.h"
 #include "topo/topo.h"
 #include "transport/transport.h"
 
-enum { OPTS_SIZE_0_1 = 24 };
-_Static_assert(sizeof(pld_runtime_opts) == OPTS_SIZE_0_1, "padding, or ABI");
+enum { OPTS_SIZE_0_1 = 24, OPTS_SIZE = 72 };
+_Static_assert(sizeof(pld_runtime_opts) == OPTS_SIZE, "padding, or ABI");
+
+static const double DEADLINE = 300; /* seconds */
+static const double LONGEST = 1e9;
 
 static atomic_flag is_open = ATOMIC_FLAG_INIT;
 
@@ -33,6 +38,7 @@ struct pld_runtime {
     pld_group *world;
     struct pldi_transport *transport; /* only as long as there is no world */
     struct pldi_node node;
+    struct pldi_health *health;
     int holds_flag;
 };
 
@@ -59,7 +65,62 @@ static int find_node(pld_runtime *rt)
     return rc;
 }
 
-static int wire(pld_runtime *rt)
+/* POLDER_TIMEOUT and POLDER_ON_TIMEOUT count where the caller does not say. */
+static int read_deadline(const pld_runtime_opts *o, struct pldi_health_opts *out)
+{
+    const char *text = getenv("POLDER_TIMEOUT");
+    const char *then = getenv("POLDER_ON_TIMEOUT");
+    char *end = NULL;
+
+    out->timeout = o->timeout < 0 ? 0 : o->timeout > 0 ? o->timeout : DEADLINE;
+    if (o->timeout == 0 && text != NULL && text[0] != '\0') {
+        out->timeout = strtod(text, &end);
+        if (*end != '\0' || !(out->timeout >= 0 && out->timeout <= LONGEST))
+            return pldi_fail(PLD_ERR_ARG, "POLDER_TIMEOUT is \"%s\", need seconds, 0..%g", text,
+                             LONGEST);
+    }
+    if (!(out->timeout <= LONGEST))
+        return pldi_fail(PLD_ERR_ARG, "timeout is %g, need at most %g", o->timeout, LONGEST);
+    out->kill = o->on_timeout == PLD_TIMEOUT_ABORT;
+    if (o->on_timeout != PLD_TIMEOUT_DEFAULT || then == NULL || then[0] == '\0')
+        return PLD_OK;
+    out->kill = strcmp(then, "abort") == 0;
+    if (!out->kill && strcmp(then, "return") != 0)
+        return pldi_fail(PLD_ERR_ARG, "POLDER_ON_TIMEOUT is \"%s\", need return or abort", then);
+    return PLD_OK;
+}
+
+static int read_health(const pld_runtime_opts *o, struct pldi_health_opts *out)
+{
+    const char *dir = o->trace_dir != NULL ? o->trace_dir : getenv("POLDER_TRACE_DIR");
+
+    *out = (struct pldi_health_opts){.report = o->report,
+                                     .give_up = o->give_up,
+                                     .context = o->context,
+                                     .kind_name = pldi_kind_name,
+                                     .op_name = pldi_reduce_name};
+    if (dir != NULL && dir[0] != '\0')
+        out->trace_dir = dir;
+    if (o->on_timeout < PLD_TIMEOUT_DEFAULT || o->on_timeout > PLD_TIMEOUT_ABORT)
+        return pldi_fail(PLD_ERR_ARG, "on_timeout is %d, need 0..%d", o->on_timeout,
+                         PLD_TIMEOUT_ABORT);
+    return read_deadline(o, out);
+}
+
+static int open_health(pld_runtime *rt, const pld_runtime_opts *o)
+{
+    const char *check = getenv("POLDER_CHECK");
+    struct pldi_health_opts opts;
+    int32_t checks = o->check != 0 || (check != NULL && strcmp(check, "sync") == 0);
+
+    PLDI_TRY(pld_agree(rt->world, read_health(o, &opts)));
+    /* Both ends of a message must announce it, or none. */
+    PLDI_TRY(pld_allreduce(rt->world, &checks, &checks, 1, PLD_I32, PLD_MAX, NULL));
+    rt->world->check = checks;
+    return pldi_coll_open_health(rt->world, &opts, &rt->health);
+}
+
+static int wire(pld_runtime *rt, const pld_runtime_opts *opts)
 {
     const char *wanted = getenv("POLDER_COMM_THREAD");
     const int threads = rt->transport->threads && (wanted == NULL || atoi(wanted) != 0);
@@ -68,12 +129,14 @@ static int wire(pld_runtime *rt)
     PLDI_TRY(pldi_engine_create(threads, 0, &rt->engine));
     rt->transport = NULL;
     PLDI_TRY(pldi_group_create(rt->engine, transport, &rt->world));
-    return find_node(rt);
+    PLDI_TRY(find_node(rt));
+    return open_health(rt, opts);
 }
 
 int pldi_runtime_open(const struct pldi_transport_ops *ops, const struct pldi_transport_args *args,
-                      pld_runtime **out)
+                      const pld_runtime_opts *opts, pld_runtime **out)
 {
+    const pld_runtime_opts none = {PLD_OPTS(pld_runtime_opts)};
     pld_runtime *rt = pldi_alloc(1, sizeof(*rt), "the runtime");
     int rc;
 
@@ -81,7 +144,7 @@ int pldi_runtime_open(const struct pldi_transport_ops *ops, const struct pldi_tr
         return PLD_ERR_NOMEM;
     rc = ops->open(args, &rt->transport);
     if (rc == PLD_OK)
-        rc = wire(rt);
+        rc = wire(rt, opts != NULL ? opts : &none);
     if (rc < 0) {
         (void)pld_runtime_close(&rt);
         return rc;
@@ -97,11 +160,12 @@ static int open_by_name(const pld_runtime_opts *o, pld_runtime **out)
     const char *name = o->transport != NULL ? o->transport : getenv("POLDER_TRANSPORT");
 
     PLDI_TRY(pldi_transport_find(name != NULL && name[0] != '\0' ? name : "mpi", &ops));
-    return pldi_runtime_open(ops, &args, out);
+    return pldi_runtime_open(ops, &args, o, out);
 }
 
 int pld_runtime_open(const pld_runtime_opts *opts, pld_runtime **out)
 {
+    PLDI_ENTER();
     pld_runtime_opts o = {PLD_OPTS(pld_runtime_opts)};
     int rc;
 
@@ -134,14 +198,19 @@ int pld_runtime_close(pld_runtime **runtime)
         return pldi_fail(PLD_ERR_STATE, "%d operations are under way; wait for their requests",
                          pldi_engine_active(rt->engine));
     *runtime = NULL;
+    if (rt->health != NULL)
+        pldi_health_leave(rt->health);
     pldi_engine_destroy(&rt->engine);
     t = rt->world != NULL ? rt->world->transport : rt->transport;
     node = rt->world != NULL ? rt->world->node : NULL;
+    if (t != NULL && rt->health != NULL)
+        t->lost = pldi_health_is_lost(rt->health);
     if (rt->world != NULL)
         rc = pldi_group_close(&rt->world);
     else if (t != NULL)
         rc = t->ops->close(t);
     pldi_node_close(&node);
+    pldi_health_destroy(&rt->health);
     if (rt->holds_flag)
         atomic_flag_clear(&is_open);
     pldi_free(rt);
@@ -171,6 +240,11 @@ int pld_runtime_local_size(const pld_runtime *runtime)
 pld_group *pld_runtime_world(pld_runtime *runtime)
 {
     return runtime->world;
+}
+
+const char *pld_runtime_report(const pld_runtime *runtime)
+{
+    return pldi_health_report(runtime->health);
 }
 
 int pld_mem_alloc(pld_runtime *runtime, size_t bytes, void **out)

@@ -83,6 +83,7 @@ struct pldi_transport {
     int rank, size;
     int max_tag; /**< tags are 0 .. max_tag */
     int threads; /**< 1: calls may come from any thread, one at a time */
+    int lost;    /**< 1: ranks are gone; close must wait for nobody */
 };
 
 /** The backend of that name; PLD_ERR_UNSUPPORTED names those there are. */

@@ -151,7 +151,7 @@ static struct inproc *make(const struct pldi_transport_ops *ops, struct pldi_inp
 
     if (t == NULL)
         return NULL;
-    t->base = (struct pldi_transport){ops, rank, size, INT32_MAX, 1};
+    t->base = (struct pldi_transport){ops, rank, size, INT32_MAX, 1, 0};
     t->world = world;
     for (int r = 0; r < size; r++)
         t->members[r] = members != NULL ? members[r] : r;

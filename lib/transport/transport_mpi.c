@@ -134,6 +134,23 @@ static int leave(struct job *job)
     return rc == MPI_SUCCESS ? PLD_OK : fail(rc, "leaving MPI");
 }
 
+/* Ranks that will not come are waited for in MPI_Comm_free and MPI_Finalize: neither is called. */
+static int abandon(struct job *job)
+{
+    const int ours = job->finalize;
+
+    while (job->newest != NULL) {
+        struct comm *c = job->newest;
+
+        job->newest = c->older;
+        pldi_free(c);
+    }
+    pldi_free(job);
+    return ours ? pldi_fail(PLD_ERR_PEER, "ranks of the job are gone: MPI is not finalised, which "
+                                          "would wait for them")
+                : PLD_OK;
+}
+
 static int join(struct job *job, const struct pldi_transport_args *args, struct mpi **out)
 {
     MPI_Comm theirs, ours;
@@ -175,9 +192,12 @@ static int close_mpi(struct pldi_transport *base)
 {
     struct mpi *t = (struct mpi *)base;
     struct job *job = t->first ? t->job : NULL;
+    const int lost = base->lost;
 
     pldi_free(t);
-    return job != NULL ? leave(job) : PLD_OK;
+    if (job == NULL)
+        return PLD_OK;
+    return lost ? abandon(job) : leave(job);
 }
 
 /* A type of which one element has that many bytes, more than INT_MAX. */

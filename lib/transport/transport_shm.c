@@ -46,7 +46,7 @@ static uint64_t pid_namespace(void)
     return stat("/proc/self/ns/pid", &st) == 0 ? (uint64_t)st.st_ino : 0;
 }
 
-static uint64_t random_word(void)
+uint64_t pldi_shm_random(void)
 {
     uint64_t word = 0;
 
@@ -69,17 +69,12 @@ static int map_fd(int fd, size_t bytes, const char *what, struct pldi_shm *out)
     return PLD_OK;
 }
 
-int pldi_shm_create(size_t bytes, const char *what, struct pldi_shm *out)
+/* rc: of giving the descriptor its size. */
+static int create_on(int fd, int rc, size_t bytes, const char *what, struct pldi_shm *out)
 {
     struct pldi_shm shm = {0};
-    const int fd = memfd_create("polder", MFD_CLOEXEC);
-    int rc;
 
-    if (fd < 0)
-        return pldi_fail(PLD_ERR_NOMEM, "no shared memory for %s: %s", what, strerror(errno));
-    if (bytes > INT64_MAX - HEAD_BYTES || ftruncate(fd, (off_t)(HEAD_BYTES + bytes)) != 0)
-        rc = pldi_fail(PLD_ERR_NOMEM, "no %zu bytes of shared memory for %s", bytes, what);
-    else
+    if (rc == PLD_OK)
         rc = map_fd(fd, bytes, what, &shm);
     if (rc < 0) {
         (void)close(fd);
@@ -87,10 +82,38 @@ int pldi_shm_create(size_t bytes, const char *what, struct pldi_shm *out)
     }
     shm.fd = fd;
     shm.counted = 1;
-    head_of(&shm)->nonce = random_word();
+    head_of(&shm)->nonce = pldi_shm_random();
     atomic_store(&head_of(&shm)->users, 1);
     *out = shm;
     return PLD_OK;
+}
+
+int pldi_shm_create(size_t bytes, const char *what, struct pldi_shm *out)
+{
+    const int fd = memfd_create("polder", MFD_CLOEXEC);
+    int rc = PLD_OK;
+
+    if (fd < 0)
+        return pldi_fail(PLD_ERR_NOMEM, "no shared memory for %s: %s", what, strerror(errno));
+    if (bytes > INT64_MAX - HEAD_BYTES || ftruncate(fd, (off_t)(HEAD_BYTES + bytes)) != 0)
+        rc = pldi_fail(PLD_ERR_NOMEM, "no %zu bytes of shared memory for %s", bytes, what);
+    return create_on(fd, rc, bytes, what, out);
+}
+
+int pldi_shm_create_file(const char *path, size_t bytes, struct pldi_shm *out)
+{
+    int rc = PLD_OK;
+    int fd, error;
+
+    /* A process of an earlier job may still have a file of that name mapped. */
+    (void)unlink(path);
+    fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0)
+        return pldi_fail(PLD_ERR_IO, "cannot make %s: %s", path, strerror(errno));
+    error = posix_fallocate(fd, 0, (off_t)(HEAD_BYTES + bytes));
+    if (error != 0)
+        rc = pldi_fail(PLD_ERR_IO, "no room for %s: %s", path, strerror(error));
+    return create_on(fd, rc, bytes, path, out);
 }
 
 void pldi_shm_describe(const struct pldi_shm *shm, struct pldi_shm_place *out)

@@ -36,6 +36,12 @@ struct pldi_shm {
 /** New memory, of which pages come into being when first touched. */
 int pldi_shm_create(size_t bytes, const char *what, struct pldi_shm *out);
 
+/** The same in a file that is made new, with its room reserved; it stays. */
+int pldi_shm_create_file(const char *path, size_t bytes, struct pldi_shm *out);
+
+/** A random number, never 0. */
+uint64_t pldi_shm_random(void);
+
 /** How others find it. */
 void pldi_shm_describe(const struct pldi_shm *shm, struct pldi_shm_place *out);
 

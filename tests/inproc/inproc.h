@@ -50,6 +50,7 @@ struct inproc_rank {
     int rank;
     int (*body)(pld_runtime *rt, void *context);
     void *context;
+    const pld_runtime_opts *opts;
     int result;
 };
 
@@ -62,13 +63,37 @@ static inline void *inproc_thread(void *arg)
 
     me->result = pldi_transport_find("inproc", &ops);
     if (me->result == 0)
-        me->result = pldi_runtime_open(ops, &args, &rt);
+        me->result = pldi_runtime_open(ops, &args, me->opts, &rt);
     if (me->result == 0)
         me->result = me->body(rt, me->context);
     pldi_inproc_leave(me->world, me->rank);
     if (pld_runtime_close(&rt) != 0 && me->result == 0)
         me->result = -1;
     return NULL;
+}
+
+/** As inproc_run(), with options of the runtime. */
+static inline int inproc_run_with(int ranks, int (*body)(pld_runtime *rt, void *context),
+                                  void *context, const pld_runtime_opts *opts)
+{
+    struct pldi_inproc *world = pldi_inproc_create(ranks);
+    struct inproc_rank all[INPROC_MAX_RANKS];
+    pthread_t threads[INPROC_MAX_RANKS];
+    int result = world == NULL || ranks > INPROC_MAX_RANKS ? -1 : 0;
+
+    if (result != 0)
+        return result;
+    for (int r = 0; r < ranks; r++) {
+        all[r] = (struct inproc_rank){world, r, body, context, opts, 0};
+        if (pthread_create(&threads[r], NULL, inproc_thread, &all[r]) != 0)
+            return -1;
+    }
+    for (int r = 0; r < ranks; r++)
+        (void)pthread_join(threads[r], NULL);
+    for (int r = ranks - 1; r >= 0; r--)
+        result = all[r].result != 0 ? all[r].result : result;
+    pldi_inproc_destroy(&world);
+    return result;
 }
 
 /**
@@ -80,24 +105,7 @@ static inline void *inproc_thread(void *arg)
  */
 static inline int inproc_run(int ranks, int (*body)(pld_runtime *rt, void *context), void *context)
 {
-    struct pldi_inproc *world = pldi_inproc_create(ranks);
-    struct inproc_rank all[INPROC_MAX_RANKS];
-    pthread_t threads[INPROC_MAX_RANKS];
-    int result = world == NULL || ranks > INPROC_MAX_RANKS ? -1 : 0;
-
-    if (result != 0)
-        return result;
-    for (int r = 0; r < ranks; r++) {
-        all[r] = (struct inproc_rank){world, r, body, context, 0};
-        if (pthread_create(&threads[r], NULL, inproc_thread, &all[r]) != 0)
-            return -1;
-    }
-    for (int r = 0; r < ranks; r++)
-        (void)pthread_join(threads[r], NULL);
-    for (int r = ranks - 1; r >= 0; r--)
-        result = all[r].result != 0 ? all[r].result : result;
-    pldi_inproc_destroy(&world);
-    return result;
+    return inproc_run_with(ranks, body, context, NULL);
 }
 
 #endif /* INPROC_H */

@@ -4,9 +4,11 @@
 #
 # Install into an empty folder and be a user of what is there:  run.sh BUILD CC [CXX]
 # A program outside the tree is built with nothing but pkg-config, as C and as C++, and run;
-# the tool answers from its installed place; the man page is there.
+# examples are built by the recipes of their README; the tool and its man page answer from
+# their installed places.
 set -eu
 build=$1 cc=$2 cxx=${3:-}
+source=$(cd "$(dirname "$0")/../.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 meson install -C "$build" --no-rebuild --destdir "$work" >"$work/log" 2>&1 ||
@@ -46,6 +48,31 @@ if [ -n "$cxx" ]; then
     "$cxx" -x c++ "$work/user.cpp" -o "$work/user-cpp" -x none $flags "-Wl,-rpath,$libdir"
     "$work/user-cpp" | grep -E '^([0-9.]+) \1 2$'
 fi
-LD_LIBRARY_PATH=$libdir "$prefix/bin/polder" --version
-find "$work" -name 'polder.1*' | grep -q . || { echo "no man page installed"; exit 1; }
+
+# recipe LANGUAGE: the block of that language in the README of the examples
+recipe() {
+    sed -n "/^\`\`\`$1\$/,/^\`\`\`\$/p" "$source/examples/README.md" | sed '1d;$d'
+}
+
+export LD_LIBRARY_PATH="$libdir${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+mkdir "$work/project"
+cp "$source/examples/01_allreduce.c" "$work/project/train.c"
+cp "$source/examples/check.h" "$work/project/"
+recipe make >"$work/project/Makefile"
+make -s -C "$work/project" CC="$cc" train
+POLDER_TRANSPORT=self "$work/project/train" | grep -x '1 ranks: the sum of their numbers is 1'
+if command -v cmake >/dev/null 2>&1; then
+    recipe cmake >"$work/project/CMakeLists.txt"
+    CC=$cc cmake -S "$work/project" -B "$work/project/cmake" >"$work/log"
+    cmake --build "$work/project/cmake" >>"$work/log" || { cat "$work/log"; exit 1; }
+    POLDER_TRANSPORT=self "$work/project/cmake/train" | grep -x '1 ranks: the sum .* is 1'
+fi
+
+"$prefix/bin/polder" --version | grep -E '^polder [0-9.]+$'
+page=$(find "$work" -name 'polder.1*')
+[ -n "$page" ] || { echo "no man page installed"; exit 1; }
+case $page in
+*/share/man/man1/polder.1*) ;;
+*) echo "the man page is not where man looks: $page"; exit 1 ;;
+esac
 echo "installed headers: $(find "$work" -path '*/include/polder/*.h' | wc -l)"

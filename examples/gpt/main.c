@@ -1,0 +1,109 @@
+/* SPDX-FileCopyrightText: The polder authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * gpt: trains a GPT-2 data- and pipeline-parallel, saves, resumes.  See --help.
+ * Exit status: 0, or 1 on all ranks with one sentence on standard error.
+ */
+
+#include "driver.h"
+
+#include "blas.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static void describe(const struct gpt_trainer *t)
+{
+    const struct gpt_options *o = t->options;
+
+    printf("model: %d layers, %d channels, %d heads, %.1f million parameters\n", t->config.layers,
+           t->config.channels, t->config.heads, (double)gpt_config_parameters(&t->config) / 1e6);
+    printf("layout: dp=%d x pp=%d, %d microbatches of %d x %d tokens, layers by stage:", t->dp_size,
+           t->pp_size, t->microbatches, t->sequences, t->seq);
+    for (int stage = 0; stage < t->pp_size; stage++) {
+        int first = 0, count = 0;
+
+        (void)gpt_config_split(&t->config, t->seq, stage, t->pp_size, &first, &count);
+        printf(" %d", count);
+    }
+    printf("\ndata: %lld tokens in %zu files\n", (long long)pld_data_tokens(t->data),
+           pld_data_files(t->data));
+    if (t->step >= o->steps)
+        printf("step %lld of %lld is reached already: nothing to train\n", (long long)t->step,
+               (long long)o->steps);
+    else if (t->step > 0)
+        printf("resumed after step %lld\n", (long long)t->step);
+    fflush(stdout);
+}
+
+static void print_times(const struct gpt_trainer *t)
+{
+    double seconds[GPT_CLASSES];
+    pld_dp_stats dp;
+
+    gpt_stage_times(t->stage, seconds);
+    pld_dp_get_stats(t->dp, &dp);
+    printf("seconds of rank 0:");
+    for (int i = 0; i < GPT_CLASSES; i++)
+        printf(" %s %.2f", gpt_class_name((enum gpt_class)i), seconds[i]);
+    printf(", waiting for gradients %.2f\n", dp.wait_s);
+}
+
+static int run(pld_runtime *runtime, const struct gpt_options *options)
+{
+    struct gpt_trainer trainer;
+    int rc = gpt_trainer_open(runtime, options, &trainer);
+    const int reports = pld_runtime_rank(runtime) == 0;
+
+    if (rc == 0 && reports)
+        describe(&trainer);
+    if (rc == 0)
+        rc = gpt_train(&trainer);
+    if (rc == 0 && options->sample > 0)
+        rc = gpt_sample(&trainer, options->sample);
+    if (rc == 0 && reports && options->times)
+        print_times(&trainer);
+    if (rc == 0 && reports && trainer.skipped > 0)
+        fprintf(stderr, "gpt: %lld steps were skipped: their gradients were not finite\n",
+                (long long)trainer.skipped);
+    /* With operations under way nothing may be destroyed; the process ends anyway. */
+    if (rc == 0)
+        gpt_trainer_close(&trainer);
+    return rc;
+}
+
+/* One rank speaks for all, except where it cannot know: when ranks have lost each other. */
+static int end(pld_runtime *runtime, int rc)
+{
+    if (pld_runtime_rank(runtime) == 0 || rc == PLD_ERR_PEER || rc == PLD_ERR_TRANSPORT)
+        fprintf(stderr, "gpt: %s\n", gpt_last_error());
+    fflush(NULL);
+    return 1;
+}
+
+int main(int argc, char **argv)
+{
+    struct gpt_options options = {0};
+    pld_runtime *runtime = NULL;
+    int rc, status = 0;
+
+    gpt_blas_choose(argv);
+    if (pld_runtime_open(NULL, &runtime) < 0) {
+        fprintf(stderr, "gpt: %s\n", pld_last_error());
+        return 1;
+    }
+    rc = gpt_options_read(argc, argv, &options);
+    if (rc == 0 && options.help && pld_runtime_rank(runtime) == 0)
+        fputs(gpt_usage, stdout);
+    else if (rc == 0 && !options.help)
+        rc = run(runtime, &options);
+    if (rc < 0)
+        status = end(runtime, rc);
+    gpt_options_free(&options);
+    /* Ranks that failed together leave together; without a peer there is no together. */
+    if (rc == PLD_ERR_PEER || rc == PLD_ERR_TRANSPORT)
+        _Exit(status);
+    (void)pld_runtime_close(&runtime);
+    return status;
+}

@@ -1,0 +1,141 @@
+/* SPDX-FileCopyrightText: The polder authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/*
+ * The watchdog makes no call of a transport.  It sleeps in the descriptors of the
+ * side channel, and looks around a few times a second.
+ *
+ * Time in which this process itself did not run (the job was suspended) does not
+ * count as waiting: a tick that comes far too late starts the deadline anew.
+ */
+
+#include <string.h>
+
+#include "base/base_mem.h"
+#include "health/health_impl.h"
+
+static const int64_t LATE = 2000000000;
+
+static void tell_gone(struct pldi_health *h, int rank)
+{
+    struct pldi_ask *asks;
+    int n = 0;
+
+    /* The first that lives speaks for the node. */
+    for (int r = 0; r < h->rank; r++) {
+        if (h->peers[r].node == h->peers[h->rank].node && h->peers[r].gone == PLDI_HERE)
+            return;
+    }
+    asks = pldi_alloc((size_t)h->nodes, sizeof(*asks), "a message");
+    for (int r = 0; asks != NULL && r < h->size; r++) {
+        if (h->peers[r].node == r && r != h->peers[h->rank].node)
+            asks[n++] = (struct pldi_ask){.rank = r, .type = PLDI_ASK_GONE, .arg = rank};
+    }
+    if (n > 0)
+        pldi_net_ask_nodes(h, asks, n, NULL, NULL);
+    pldi_free(asks);
+}
+
+static void gone(struct pldi_health *h, int rank, enum pldi_gone how)
+{
+    struct pldi_other *p = &h->peers[rank];
+
+    if ((int)how <= p->gone || rank == h->rank)
+        return;
+    p->gone_at = pldi_health_now();
+    p->gone = how;
+    atomic_store(&h->trouble, 1);
+}
+
+void pldi_watch_heard(struct pldi_health *h, int rank)
+{
+    for (int r = 0; r < h->size; r++) {
+        struct pldi_ring_head *head =
+            r == h->rank ? &h->ring->u.head : (void *)h->peers[r].shm.data;
+        uint64_t at;
+
+        if (head == NULL)
+            continue;
+        at = atomic_fetch_add(&head->heard, 1);
+        atomic_store(&head->ended[at % PLDI_RING_HEARD], (uint64_t)(uint32_t)rank + 1);
+    }
+}
+
+static void listen_to_others(struct pldi_health *h)
+{
+    const struct pldi_ring_head *head = &h->ring->u.head;
+
+    while (h->heard < head->heard) {
+        const uint64_t rank = head->ended[h->heard % PLDI_RING_HEARD];
+
+        if (rank == 0) /* counted, and not yet written */
+            return;
+        if (rank <= (uint64_t)h->size)
+            gone(h, (int)rank - 1, PLDI_ENDED);
+        h->heard++;
+    }
+}
+
+static void look_at_peers(struct pldi_health *h)
+{
+    for (int r = 0; r < h->size; r++) {
+        const struct pldi_other *p = &h->peers[r];
+        int ended;
+
+        if (p->ring == NULL || r == h->rank || p->gone == PLDI_ENDED)
+            continue;
+        if (p->ring->u.head.left != 0)
+            gone(h, r, PLDI_LEFT);
+        /* One that left may end as it likes. */
+        ended = p->gone == PLDI_HERE && p->card.pid != h->peers[h->rank].card.pid &&
+                pldi_shm_ended(p->card.pid, p->watch);
+        if (ended && p->ring->u.head.left == 0) {
+            gone(h, r, PLDI_ENDED);
+            if (h->nodes > 1)
+                tell_gone(h, r);
+        }
+    }
+}
+
+/* Since when an operation waits: one of a group's row, since that before it ended. */
+static int64_t waits_since(const struct pldi_health *h, const pld_trace_record *op)
+{
+    const struct pldi_ring_group *group = pldi_ring_group_of(h->ring, op->group);
+    int64_t since = op->called > h->awake_from ? op->called : h->awake_from;
+
+    if (op->peer < 0 && group != NULL && (int64_t)group->ended_at > since)
+        since = (int64_t)group->ended_at;
+    return since;
+}
+
+static void look_at_self(struct pldi_health *h)
+{
+    pld_trace_record oldest;
+
+    if (h->timeout <= 0 || h->ring->u.head.alarm != 0 || !pldi_ring_oldest(h->ring, &oldest))
+        return;
+    if (pldi_health_now() - waits_since(h, &oldest) >= h->timeout)
+        pldi_report_incident(h, &oldest);
+}
+
+void *pldi_watch_thread(void *health)
+{
+    struct pldi_health *h = health;
+    int64_t before = pldi_health_now();
+
+    while (!atomic_load(&h->stop)) {
+        int64_t now;
+
+        pldi_net_serve(h, h->tick);
+        now = pldi_health_now();
+        if (now - before > h->tick + LATE)
+            h->awake_from = now;
+        look_at_peers(h);
+        listen_to_others(h);
+        look_at_self(h);
+        if (h->ring->u.head.alarm != 0)
+            (void)pldi_health_alarm(h);
+        before = pldi_health_now();
+    }
+    return NULL;
+}

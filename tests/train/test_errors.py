@@ -1,0 +1,142 @@
+#!/usr/bin/env python3
+# SPDX-FileCopyrightText: The polder authors
+# SPDX-License-Identifier: Apache-2.0
+"""Bad input: one sentence that names the thing, a non-zero status, no hang, nothing lost."""
+import os
+import pathlib
+import re
+import subprocess
+
+import job
+
+TEXT = pathlib.Path(job.source) / "LICENSE"
+SHORT = ["--model", "tiny", "--batch", 4, "--seq", 16, "--steps", 2]
+TEXTED = ["--text", TEXT, *SHORT]
+
+
+def refuses(what, ranks, arguments, sentence, launch=()):
+    code, out, err = job.finish(job.start(ranks, *arguments, launch=launch), 60)
+    said = [line for line in err.splitlines() if line.startswith("gpt: ")]
+    good = job.ok(code not in (0, None), f"{what}: status {code}")
+    good &= job.ok(len(said) == 1 and re.search(sentence, said[0]) is not None,
+                   f"{what}: {said[0] if said else 'says nothing'}")
+    good &= job.ok("Traceback" not in err and "Segmentation" not in err and "signal" not in err,
+                   f"{what}: no crash")
+    if not good:
+        job.note(out + err)
+
+
+def options():
+    refuses("unknown option", 2, ["--tex", TEXT], r'"--tex"')
+    refuses("option without value", 2, ["--text"], r"--text needs a value")
+    refuses("no number", 2, [*TEXTED, "--lr", "fast"], r'--lr is "fast"')
+    refuses("negative count", 2, [*TEXTED, "--steps", -1], r'--steps is "-1"')
+    refuses("no data", 2, SHORT, r"--text or --llmc-data")
+    refuses("unknown model", 2, ["--text", TEXT, "--model", "huge"], r'"huge"')
+    refuses("unknown schedule", 2, [*TEXTED, "--schedule", "2f2b"], r'"?2f2b"?')
+    refuses("mesh of another size", 4, [*TEXTED, "--mesh", "dp=3"], r"dp=3|3.*4")
+    refuses("unknown axis", 2, [*TEXTED, "--mesh", "xx=2"], r"xx")
+    refuses("axis of others", 2, [*TEXTED, "--mesh", "tp=2"], r'"tp=2"')
+    refuses("more stages than layers", 6, [*TEXTED, "--mesh", "pp=6"], r"4 layers")
+    refuses("odd batch", 2, [*TEXTED, "--batch", 3], r"--batch 3")
+    refuses("odd microbatches", 2, [*TEXTED, "--microbatches", 3], r"--microbatches 3")
+    refuses("too long a sequence", 2, [*TEXTED, "--seq", 100000], r"--seq is 100000")
+    code, out, _ = job.finish(job.start(2, "--help"))
+    job.ok(code == 0 and out.count("usage: gpt") == 1, "--help is printed once, status 0")
+
+
+def data():
+    model = job.model_file()
+    tokens = job.text_tokens()
+    refuses("no text", 2, ["--text", "/nonexistent/text", *SHORT], r"/nonexistent/text")
+    refuses("empty folder", 2, ["--text", os.path.dirname(str(job.folder / "void" / "x")), *SHORT],
+            r"void")
+    refuses("no token file", 2, ["--llmc-data", job.folder / "no*.bin", *SHORT], r"no\*\.bin")
+    short = job.tokens_file("short.bin", tokens, declared=10 * len(tokens))
+    refuses("truncated tokens", 2, ["--llmc-data", short, *SHORT], r"short\.bin")
+    magic = job.tokens_file("magic.bin", tokens, magic=1)
+    refuses("no token file at all", 2, ["--llmc-data", magic, *SHORT], r"magic\.bin")
+    large = job.tokens_file("large.bin", [60000] * 4000)
+    for mesh in ("dp=2", "pp=2"):
+        refuses(f"token outside the vocabulary, {mesh}", 2,
+                ["--llmc-data", large, *SHORT, "--mesh", mesh], r"60000")
+    refuses("no model file", 2, ["--llmc-data", short, "--llmc-model", job.folder / "nil"], r"nil")
+    half = job.folder / "half.bin"
+    half.write_bytes(model.read_bytes()[:100000])
+    good = job.tokens_file("good.bin", tokens)
+    refuses("truncated model", 2, ["--llmc-data", good, "--llmc-model", half], r"half\.bin")
+
+
+def saves():
+    run = job.folder / "run"
+    job.train(2, *TEXTED, "--ckpt", run)
+    refuses("checkpoint of another model", 2,
+            ["--text", TEXT, "--model", "small", "--seq", 16, "--ckpt", run],
+            r"step-00000002.*tensor|tensor.*step-00000002")
+    refuses("no such checkpoint", 2, [*TEXTED, "--ckpt", run, "--resume", run / "step-00000077"],
+            r"step-00000077")
+    (job.folder / "file").write_text("no folder")
+    refuses("a file in the way", 2, [*TEXTED, "--ckpt", job.folder / "file"], r"file")
+    shard = next((run / "step-00000002").glob("s-*.h5"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:len(whole) // 2])
+    refuses("truncated shard", 2, [*TEXTED, "--ckpt", run, "--resume", run / "step-00000002"],
+            re.escape(shard.name))
+    middle = len(whole) // 2
+    shard.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1:])
+    refuses("altered shard", 2, [*TEXTED, "--ckpt", run, "--resume", run / "step-00000002"],
+            re.escape(shard.name))
+    shard.write_bytes(whole)
+    manifest = run / "step-00000002" / "manifest.pldm"
+    kept = manifest.read_bytes()
+    manifest.write_bytes(kept[:50])
+    refuses("truncated manifest", 2, [*TEXTED, "--ckpt", run, "--resume", run / "step-00000002"],
+            r"manifest\.pldm")
+    manifest.write_bytes(kept)
+
+
+def no_permission():
+    """As another user, for root may write anywhere."""
+    if os.geteuid() != 0:
+        job.note("not root: the test for a folder of another user is left out")
+        return
+    locked = job.folder / "locked"
+    locked.mkdir(mode=0o700)
+    job.folder.chmod(0o755)
+    probe = subprocess.run(["setpriv", "--reuid=65534", "--clear-groups", "test", "-x", job.gpt])
+    if probe.returncode != 0:
+        job.note("the program cannot be reached by another user: left out")
+        return
+    refuses("no permission", 2, [*TEXTED, "--ckpt", locked / "run"], r"locked",
+            launch=["setpriv", "--reuid=65534", "--clear-groups", "env", f"HOME={job.folder}"])
+
+
+def full_disk():
+    small = job.folder / "small-disk"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=30m", "tmpfs", small],
+                      capture_output=True).returncode != 0:
+        job.note("no file system can be mounted here: the test for a full disk is left out")
+        return
+    try:
+        # A save of the model takes 11 MB: the third does not fit.
+        refuses("full disk", 2, [*TEXTED, "--steps", 8, "--save-every", 2, "--ckpt", small / "run"],
+                r"[Nn]o space left")
+        code, out, err = job.finish(job.start(2, *TEXTED, "--steps", 4, "--ckpt", small / "run"))
+        job.ok(code == 0 and "step 4 of 4 is reached" in out,
+               "full disk: what was saved before is there")
+        if code != 0:
+            job.note(out + err)
+    finally:
+        subprocess.run(["umount", small], check=False)
+
+
+(job.folder / "void").mkdir()
+options()
+data()
+saves()
+no_permission()
+full_disk()
+refuses("metrics where nothing can be written", 2, [*TEXTED, "--metrics", "/nonexistent/m.jsonl"],
+        r"/nonexistent/m\.jsonl")
+job.done()
