@@ -41,7 +41,10 @@ static const char help[] =
     "  -z, --blocking 0|1       0: start, then wait (default 1: calls that wait)\n"
     "      --cold | --hot       other buffers in each call, or the same (default)\n"
     "      --vs mpi             MPI in turn with polder, call by call\n"
+    "      --tune FILE          measure every algorithm, and write the fastest as a file for\n"
+    "                           POLDER_TUNE\n"
     "Output:\n"
+    "      --explain            before each row, the algorithm that is chosen\n"
     "      --osu                columns of the OSU benchmarks\n"
     "  -J, --json, --output_file FILE   results as JSON, too\n"
     "\n"
@@ -54,6 +57,7 @@ struct bench_run {
     const struct bench_options *o;
     pld_runtime *rt;
     struct bench_json *json; /* rank 0 alone, if wanted */
+    struct bench_tune tune;
     int rank, size;
     long long wrong;
     double busbw; /* sum over `rows` */
@@ -104,7 +108,18 @@ static int run_row(struct bench_run *run, const struct bench_area *area, struct 
     }
     if (run->rank == 0)
         bench_print_row(run->o, c, both, run->size);
-    return 0;
+    c->in_place = !(c->op->places & BENCH_OUT_OF_PLACE);
+    return run->o->tune != NULL ? bench_tune_size(&run->tune, area, run->o, c) : 0;
+}
+
+static void explain(const struct bench_run *run, const struct bench_case *c)
+{
+    char text[256];
+
+    if (run->rank != 0 || !run->o->explain)
+        return;
+    bench_explain(pld_runtime_world(run->rt), c, text, sizeof(text));
+    (void)printf("# %zu bytes: %s\n", c->bytes, text);
 }
 
 static int run_sizes(struct bench_run *run, const struct bench_area *area, struct bench_case *c)
@@ -117,6 +132,7 @@ static int run_sizes(struct bench_run *run, const struct bench_area *area, struc
         if (before > 0 && c->count == before)
             continue; /* both less than an element for each rank */
         before = c->count;
+        explain(run, c);
         rc = run_row(run, area, c);
     }
     return rc;
@@ -231,10 +247,14 @@ static int measure_all(struct bench_run *run)
     if (rc == 0 && run->rank == 0)
         bench_print_head(run->o, run->rt, ranks);
     free(ranks);
+    if (rc == 0 && run->o->tune != NULL)
+        rc = pld_agree(pld_runtime_world(run->rt), bench_tune_open(&run->tune, run->rt, run->o));
     for (int m = 0; m < BENCH_MEMORIES && rc == 0; m++) {
         if (run->o->memories >> m & 1U)
             rc = run_memory(run, (enum bench_memory)m);
     }
+    if (run->o->tune != NULL && bench_tune_close(&run->tune) < 0 && rc == 0)
+        rc = PLD_ERR_IO;
     return rc;
 }
 

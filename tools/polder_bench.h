@@ -16,6 +16,8 @@
 
 #include <polder/polder.h>
 
+#include <stdio.h>
+
 enum { BENCH_DTYPES = 9, BENCH_REDOPS = 5, BENCH_ALL_ROOTS = -1 };
 enum bench_memory { BENCH_POLDER_MEMORY, BENCH_ORDINARY_MEMORY, BENCH_MEMORIES };
 
@@ -64,6 +66,8 @@ struct bench_options {
     unsigned dtypes, redops; /**< sets: 1 << value */
     int root;
     int cold, osu, vs_mpi, help;
+    int explain;
+    const char *tune;  /**< file to write; NULL: none */
     unsigned memories; /**< set of enum bench_memory */
     const char *json;
 };
@@ -144,6 +148,25 @@ int bench_mpi_gather(const struct bench_call *call);
 int bench_mpi_scatter(const struct bench_call *call);
 int bench_mpi_sendrecv(const struct bench_call *call);
 int bench_mpi_sync(const struct bench_call *call);
+
+/** A tuning file under way; the file is rank 0's. */
+struct bench_tune {
+    FILE *file;
+    long long nodes, ppn;
+    const char *op, *dtype; /**< of the line so far */
+    size_t from, end;
+    char winner[40];
+};
+
+/* polder_bench_tune.c: collective; 0 or a polder error code. */
+int bench_tune_open(struct bench_tune *t, pld_runtime *rt, const struct bench_options *o);
+int bench_tune_size(struct bench_tune *t, const struct bench_area *area,
+                    const struct bench_options *o, const struct bench_case *c);
+void bench_tune_note(struct bench_tune *t, const struct bench_case *c, const char *winner);
+/** Local; -1: the file could not be written. */
+int bench_tune_close(struct bench_tune *t);
+/** How an operation would be carried.  Local. */
+void bench_explain(const pld_group *world, const struct bench_case *c, char *text, size_t room);
 
 /* polder_bench_print.c: of rank 0. */
 void bench_print_head(const struct bench_options *o, pld_runtime *rt, const char *ranks);

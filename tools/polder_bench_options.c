@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { COLD = 256, HOT, VS, MEMORY, OSU };
+enum { COLD = 256, HOT, VS, MEMORY, OSU, EXPLAIN, TUNE };
 
 /* A place for the sentence. */
 struct complaint {
@@ -200,6 +200,12 @@ static int read_option(int option, const char *value, struct bench_options *o,
     case OSU:
         o->osu = 1;
         return 0;
+    case EXPLAIN:
+        o->explain = 1;
+        return 0;
+    case TUNE:
+        o->tune = value;
+        return 0;
     case 'h':
         o->help = 1;
         return 0;
@@ -230,6 +236,10 @@ static int check_all(struct bench_options *o, const struct complaint *why)
                       o->last);
     if (o->step == 0 && o->factor < 2)
         return refuse(why, "-f %zu: sizes must grow, by a factor of 2 or more", o->factor);
+    if (o->tune != NULL && (o->op->from == BENCH_NOTHING || o->op->from == BENCH_PREVIOUS))
+        return refuse(why, "--tune %s: there is nothing to choose for %s", o->tune, o->op->name);
+    if (o->tune != NULL && (o->memories & (o->memories - 1)) != 0)
+        return refuse(why, "--tune %s: one memory at a time", o->tune);
     if (o->op->from == BENCH_ALL_RANKS && !combines(o))
         return refuse(why, "-o avg takes f32, f64, f16 and bf16; -d names none of them");
     return 0;
@@ -257,13 +267,17 @@ static int read_operation(int argc, char **argv, int at, struct bench_options *o
 int bench_options_read(int argc, char **argv, struct bench_options *out, char *text, size_t room)
 {
     static const struct option names[] = {
-        {"minbytes", 1, NULL, 'b'},   {"maxbytes", 1, NULL, 'e'},  {"stepbytes", 1, NULL, 'i'},
-        {"stepfactor", 1, NULL, 'f'}, {"iters", 1, NULL, 'n'},     {"warmup_iters", 1, NULL, 'w'},
-        {"check", 1, NULL, 'c'},      {"datatype", 1, NULL, 'd'},  {"op", 1, NULL, 'o'},
-        {"root", 1, NULL, 'r'},       {"blocking", 1, NULL, 'z'},  {"output_file", 1, NULL, 'J'},
-        {"json", 1, NULL, 'J'},       {"cold", 0, NULL, COLD},     {"hot", 0, NULL, HOT},
-        {"vs", 1, NULL, VS},          {"memory", 1, NULL, MEMORY}, {"osu", 0, NULL, OSU},
-        {"help", 0, NULL, 'h'},       {NULL, 0, NULL, 0}};
+        {"minbytes", 1, NULL, 'b'},    {"maxbytes", 1, NULL, 'e'},
+        {"stepbytes", 1, NULL, 'i'},   {"stepfactor", 1, NULL, 'f'},
+        {"iters", 1, NULL, 'n'},       {"warmup_iters", 1, NULL, 'w'},
+        {"check", 1, NULL, 'c'},       {"datatype", 1, NULL, 'd'},
+        {"op", 1, NULL, 'o'},          {"root", 1, NULL, 'r'},
+        {"blocking", 1, NULL, 'z'},    {"output_file", 1, NULL, 'J'},
+        {"json", 1, NULL, 'J'},        {"cold", 0, NULL, COLD},
+        {"hot", 0, NULL, HOT},         {"vs", 1, NULL, VS},
+        {"memory", 1, NULL, MEMORY},   {"osu", 0, NULL, OSU},
+        {"explain", 0, NULL, EXPLAIN}, {"tune", 1, NULL, TUNE},
+        {"help", 0, NULL, 'h'},        {NULL, 0, NULL, 0}};
     const struct complaint why = {text, room};
     struct bench_options o = {.first = 8,
                               .factor = 2,

@@ -26,9 +26,16 @@
  *   place.  With it, the call returns at once; the buffers are polder's until
  *   pld_request_wait() or a pld_request_test() that said done.  Requests of one
  *   group complete in any order of waiting; operations run in call order.
- * - Numerics: f16 and bf16 are added in f32, in rank order, and rounded once
- *   (to nearest even; NaN stays NaN).  Same group size, count and dtype: same
- *   bits, every time.  max and min of a NaN and a number are NaN.  Integers wrap.
+ * - Numerics: f16 and bf16 are added in f32, also between nodes, and rounded once
+ *   (to nearest even; NaN stays NaN).  max and min of a NaN and a number are NaN.
+ *   Integers wrap.  The order of a sum follows from group size, node map, count,
+ *   dtype and tuning file: the same bits, every time.  It is rank order wherever
+ *   each rank's part is added up in one place: inside a node, and up to 8 ranks
+ *   without one.  Nodes are added up in the order of their lowest ranks if there
+ *   are up to 8, else by ring or halving, as are more than 8 ranks without shared
+ *   memory: a ring begins behind the block's owner, halving and doubling add
+ *   neighbours, then pairs of them, and so on.  See doc/collectives.md, and
+ *   pld_group_set_reproducible() for bits that depend on the ranks alone.
  * - Errors: PLD_ERR_ARG (on the rank that passed it: nothing was sent),
  *   PLD_ERR_NOMEM, PLD_ERR_MISMATCH (ranks disagree on the operation),
  *   PLD_ERR_PEER, PLD_ERR_TIMEOUT (see pld_runtime_open()), PLD_ERR_TRANSPORT.
@@ -40,6 +47,7 @@
 #define POLDER_COLL_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include <polder/dtype.h>
 #include <polder/export.h>
@@ -86,6 +94,47 @@ PLD_API int pld_group_size(const pld_group *group);
  * @param out    receives the new group; caller destroys it
  */
 PLD_API int pld_group_split(pld_group *parent, int color, int key, pld_group **out);
+
+/**
+ * Say how an operation of so many bytes would be carried in this group: the algorithm, the
+ * ranks and nodes it runs over, its chunks.  Local.  All ranks get the same sentence.
+ *
+ * @param op     "allreduce", "reduce_scatter", ...: the call's name without "pld_"
+ * @param bytes  of the vector, or of all blocks together
+ * @param text   receives the sentence, cut to text_bytes
+ */
+PLD_API int pld_coll_explain(const pld_group *group, const char *op, uint64_t bytes,
+                             pld_dtype dtype, char *text, size_t text_bytes);
+
+/**
+ * Carry the operations of this group by these rules where they say something, instead of
+ * those of the file that POLDER_TUNE names; the defaults say the rest.  For measuring what
+ * is fastest; doc/collectives.md describes the lines.
+ *
+ * Collective; rank 0's text holds for all.  PLD_ERR_ARG, naming the line, on all ranks.
+ * Groups split off later do not inherit it.  No operation may be under way.
+ *
+ * @param rules  lines `op dtype nodes ppn min max -> algorithm chunk`; NULL: no more of them
+ */
+PLD_API int pld_group_set_tuning(pld_group *group, const char *rules);
+
+/**
+ * Form sums of this group, and of those split from it later, so that their bits depend on
+ * the contributions of its ranks alone: not on nodes, algorithm, tuning or shared memory.
+ * They are formed by the binary tree over rank numbers: 0+1, 2+3, ..., then pairs of those,
+ * and so on; a sum without a partner moves up as it is.  POLDER_REPRODUCIBLE=1 on any rank
+ * sets it for the world, and so for all groups.
+ *
+ * Cost: in shared memory some more additions in cache.  Between nodes nothing if each node
+ * has an aligned run of 2^k ranks (ranks 0-3, 4-7, ...); else every contribution travels by
+ * itself to the rank that adds it up, so bytes between nodes grow by the ranks per node.
+ *
+ * Collective; PLD_ERR_MISMATCH if ranks say different things.  No operation may be under way.
+ */
+PLD_API int pld_group_set_reproducible(pld_group *group, int on);
+
+/** Whether that is set.  Local. */
+PLD_API int pld_group_reproducible(const pld_group *group);
 
 /** Local.  No operation may be under way. */
 PLD_API void pld_group_destroy(pld_group **group);
@@ -205,6 +254,33 @@ PLD_API int pld_broadcast(pld_group *group, void *buf, size_t count, pld_dtype d
 /** Return when all ranks have called. */
 PLD_API int pld_barrier(pld_group *group, const pld_coll_opts *opts);
 
+/** A contribution with a number of its own, as the gradient of a microbatch. */
+typedef struct {
+    const void *data; /**< [count] */
+    uint64_t leaf;    /**< 0 .. total-1 */
+} pld_leaf;
+
+/**
+ * recv[i] = op over all leaves of data[i], formed by the binary tree over leaf numbers (as
+ * pld_group_set_reproducible() says of ranks): the same bits for any number of ranks, and
+ * however the leaves are cut among them.  PLD_AVG divides by `total`.
+ *
+ * Cost: a rank forms each largest aligned run of its leaves (2^k of them from a multiple of
+ * 2^k) by itself, and sends one vector, for f16 and bf16 in f32, per run.  With runs of total/size
+ * leaves by rank, and both powers of two, that is one: what an allreduce sends, besides the
+ * width.  Leaves dealt out in turn make every leaf a run.  Memory: about 8 MiB per rank, and
+ * that much again for what arrives.
+ *
+ * @param leaves  [n], in any order; each of 0 .. total-1 must be given once, on one rank:
+ *                else PLD_ERR_MISMATCH, naming the first that is not
+ * @param n       of this rank; may be 0
+ * @param recv    [count]; may be the data of a leaf of this rank
+ * @param opts    with a request it is PLD_ERR_UNSUPPORTED: the call waits
+ */
+PLD_API int pld_allreduce_leaves(pld_group *group, const pld_leaf *leaves, size_t n, uint64_t total,
+                                 void *recv, size_t count, pld_dtype dtype, pld_op op,
+                                 const pld_coll_opts *opts);
+
 /** One tensor of a list. */
 typedef struct {
     const void *send;
@@ -267,6 +343,10 @@ PLD_END_DECLS
 /* The calls note where they are made; see <polder/site.h>. */
 #ifndef PLD_NO_SITES
 #define pld_group_split(first, ...) pld_group_split(PLD_HERE(first), __VA_ARGS__)
+#define pld_group_set_tuning(first, ...) pld_group_set_tuning(PLD_HERE(first), __VA_ARGS__)
+#define pld_group_set_reproducible(first, ...)                                                     \
+    pld_group_set_reproducible(PLD_HERE(first), __VA_ARGS__)
+#define pld_allreduce_leaves(first, ...) pld_allreduce_leaves(PLD_HERE(first), __VA_ARGS__)
 #define pld_allreduce(first, ...) pld_allreduce(PLD_HERE(first), __VA_ARGS__)
 #define pld_reduce(first, ...) pld_reduce(PLD_HERE(first), __VA_ARGS__)
 #define pld_reduce_scatter(first, ...) pld_reduce_scatter(PLD_HERE(first), __VA_ARGS__)

@@ -20,6 +20,7 @@
 
 #include <stdint.h>
 
+#include "coll/coll_choice.h"
 #include "coll/coll_engine.h"
 #include "health/health.h"
 #include "transport/transport.h"
@@ -31,9 +32,11 @@ enum {
     PLDI_TEXT_BYTES = 1024,
     PLDI_TAG_BYTES = 60,
     PLDI_COUNTS = 128, /**< counts of blocks or items that travel with an opening */
-    /* Tags: one for openings, two for each lane, then those of pld_send(). */
+    /* Tags: one for openings, two for each lane, one for each slot of a route, then those of
+     * pld_send(). */
     PLDI_TAG_OPEN = 0,
     PLDI_TAG_LANE = 1,
+    PLDI_TAG_LEG = 5,
     PLDI_TAG_P2P = 16
 };
 
@@ -170,6 +173,9 @@ struct pld_request {
     int code;  /**< before the start: this rank's verdict; when done: the result */
     struct pldi_xfer xfer;
     size_t chunks, chunk_bytes;
+    struct pldi_choice choice; /**< of the algorithm */
+    int tree;                  /**< sums are formed by the canonical tree */
+    int wide;                  /**< the result is what sums are formed in, unrounded */
 
     pld_request *queued; /**< behind it in its group */
     pld_request *active; /**< next in the engine */
@@ -194,6 +200,13 @@ struct pld_group {
     struct pldi_work work;
     struct pldi_node_shm *node;       /**< the runtime's; NULL: none, or not yet */
     struct pldi_team *team;           /**< NULL: its ranks send messages */
+    int *world;                       /**< [size], ranks of the runtime */
+    struct pldi_nodes *nodes;         /**< NULL: not known */
+    struct pldi_route *route;         /**< NULL: not yet needed */
+    const struct pldi_tuning *tuning; /**< the runtime's; NULL: the defaults */
+    struct pldi_tuning *own_tuning;   /**< of pld_group_set_tuning() */
+    int reproducible;                 /**< sums by the canonical tree */
+    uint64_t crossed; /**< bytes of collective operations that this rank sent to other nodes */
     struct pldi_health_group *health; /**< NULL: not recorded (yet) */
     uint64_t splits;
     int check;                 /**< messages are announced first */
@@ -238,6 +251,10 @@ const unsigned char *pldi_open_data(const pld_group *group, int rank);
 /** Test what is active among n transfers; wants may be NULL.  1: none is active any more. */
 int pldi_xfers_test(pld_group *group, struct pldi_xfer *xfers, const size_t *wants, int n,
                     int *moved);
+/** isend() of the group's transport, for collective operations: counts what leaves the node. */
+int pldi_send_part(pld_group *group, const void *buf, size_t bytes, int peer, int tag,
+                   struct pldi_xfer *x);
+
 /** Give up whatever the group has under way. */
 void pldi_work_cancel(pld_group *group);
 

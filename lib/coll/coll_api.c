@@ -19,16 +19,7 @@
 #include "coll/coll_call.h"
 #include "coll/coll_health.h"
 
-enum { OPTS_SIZE_0_1 = 32, MAX_TAG = (1 << 20) - 1, TRIES_AT_ONCE = 3000 };
-_Static_assert(sizeof(pld_coll_opts) == OPTS_SIZE_0_1, "padding, or ABI");
-
-static int read_opts(const pld_coll_opts *opts, pld_coll_opts *out)
-{
-    *out = (pld_coll_opts){PLD_OPTS(pld_coll_opts)};
-    if (opts == NULL)
-        return PLD_OK;
-    return pldi_opts_copy(out, sizeof(*out), opts, OPTS_SIZE_0_1);
-}
+enum { MAX_TAG = (1 << 20) - 1, TRIES_AT_ONCE = 3000 };
 
 static int finish(pld_request *op)
 {
@@ -138,7 +129,7 @@ static inline __attribute__((always_inline)) int collective(const struct pldi_ca
     pld_coll_opts o;
     pld_request r;
 
-    PLDI_TRY(read_opts(opts, &o));
+    PLDI_TRY(pldi_call_opts(opts, &o));
     PLDI_TRY(pldi_call_fill(call, o.scale, &r));
     return post(&r, &o);
 }
@@ -438,7 +429,7 @@ int pld_send(pld_group *group, const void *buf, size_t count, pld_dtype dtype, i
 
     PLDI_CHECK_ARG(group != NULL);
     PLDI_TRY(check_peer(__func__, group, dest, tag));
-    PLDI_TRY(read_opts(opts, &o));
+    PLDI_TRY(pldi_call_opts(opts, &o));
     PLDI_TRY(pldi_call_check_buffer(__func__, "buf", buf, count, dtype));
     pldi_call_start(&r, group, PLDI_SEND, buf, NULL, count, dtype);
     r.peer = dest;
@@ -454,7 +445,7 @@ int pld_recv(pld_group *group, void *buf, size_t count, pld_dtype dtype, int sou
 
     PLDI_CHECK_ARG(group != NULL);
     PLDI_TRY(check_peer(__func__, group, source, tag));
-    PLDI_TRY(read_opts(opts, &o));
+    PLDI_TRY(pldi_call_opts(opts, &o));
     PLDI_TRY(pldi_call_check_buffer(__func__, "buf", buf, count, dtype));
     pldi_call_start(&r, group, PLDI_RECV, NULL, buf, count, dtype);
     r.peer = source;

@@ -16,7 +16,19 @@
 #include "base/base_err.h"
 #include "base/base_hash.h"
 #include "base/base_mem.h"
+#include "base/base_opts.h"
 #include "coll/coll_shape.h"
+
+enum { OPTS_SIZE_0_1 = 32 };
+_Static_assert(sizeof(pld_coll_opts) == OPTS_SIZE_0_1, "padding, or ABI");
+
+int pldi_call_opts(const pld_coll_opts *opts, pld_coll_opts *out)
+{
+    *out = (pld_coll_opts){PLD_OPTS(pld_coll_opts)};
+    if (opts == NULL)
+        return PLD_OK;
+    return pldi_opts_copy(out, sizeof(*out), opts, OPTS_SIZE_0_1);
+}
 
 static int is_floating(pld_dtype dtype)
 {
@@ -227,17 +239,24 @@ static int fill_items(const struct pldi_call *call, pld_request *op)
     return PLD_OK;
 }
 
-/* Set the operator; the factor of an average is part of the scale. */
-static int set_op(const char *call, pld_request *op, pld_op reduce, double scale)
+int pldi_call_check_op(const char *call, pld_dtype dtype, pld_op op, double scale, double *out)
 {
-    if ((int)reduce < PLD_SUM || (int)reduce > PLD_PROD)
-        return pldi_fail(PLD_ERR_ARG, "%s: %d is no operator", call, (int)reduce);
+    if ((int)op < PLD_SUM || (int)op > PLD_PROD)
+        return pldi_fail(PLD_ERR_ARG, "%s: %d is no operator", call, (int)op);
     if (!isfinite(scale))
         return pldi_fail(PLD_ERR_ARG, "%s: scale is %g", call, scale);
     scale = scale == 0 ? 1 : scale;
-    if (!is_floating(op->dtype) && (reduce == PLD_AVG || scale != 1))
+    if (!is_floating(dtype) && (op == PLD_AVG || scale != 1))
         return pldi_fail(PLD_ERR_ARG, "%s: %s of %s; average and scale need a floating type", call,
-                         reduce == PLD_AVG ? "average" : "scale", pld_dtype_name(op->dtype));
+                         op == PLD_AVG ? "average" : "scale", pld_dtype_name(dtype));
+    *out = scale;
+    return PLD_OK;
+}
+
+/* Set the operator; the factor of an average is part of the scale. */
+static int set_op(const char *call, pld_request *op, pld_op reduce, double scale)
+{
+    PLDI_TRY(pldi_call_check_op(call, op->dtype, reduce, scale, &scale));
     op->op = reduce;
     op->print.op = (uint32_t)reduce;
     op->print.scale = scale;

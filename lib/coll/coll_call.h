@@ -32,6 +32,12 @@ int pldi_call_fill(const struct pldi_call *call, double scale, pld_request *out)
 void pldi_call_start(pld_request *out, pld_group *group, enum pldi_kind kind, const void *send,
                      void *recv, size_t count, pld_dtype dtype);
 
+/** The options of a call, with what it does not say filled in. */
+int pldi_call_opts(const pld_coll_opts *opts, pld_coll_opts *out);
+
+/** Check the operator and its factor; *out: the factor, 1 for none. */
+int pldi_call_check_op(const char *call, pld_dtype dtype, pld_op op, double scale, double *out);
+
 int pldi_call_check_buffer(const char *call, const char *name, const void *buffer, size_t count,
                            pld_dtype dtype);
 

@@ -7,6 +7,8 @@
 #include "base/base_mem.h"
 #include "coll/coll.h"
 #include "coll/coll_health.h"
+#include "coll/coll_nodes.h"
+#include "coll/coll_route.h"
 #include "coll/coll_shm.h"
 #include "device/device_kernels.h"
 #include "health/health_site.h"
@@ -89,10 +91,13 @@ int pldi_group_create(struct pldi_engine *engine, struct pldi_transport *transpo
     g->rank = transport->rank;
     g->size = transport->size;
     g->chunk_bytes = choose_chunk(g->size);
-    if (make_work(&g->work, g->size) < 0) {
+    g->world = pldi_alloc((size_t)g->size, sizeof(g->world[0]), "the ranks of a group");
+    if (g->world == NULL || make_work(&g->work, g->size) < 0) {
         pld_group_destroy(&g);
         return PLD_ERR_NOMEM;
     }
+    for (int r = 0; r < g->size; r++)
+        g->world[r] = r;
     *out = g;
     return PLD_OK;
 }
@@ -124,11 +129,36 @@ int pld_group_size(const pld_group *group)
     return group->size;
 }
 
+int pld_group_set_reproducible(pld_group *group, int on)
+{
+    PLDI_ENTER();
+    int32_t said[2] = {on != 0, -(on != 0)};
+
+    PLDI_CHECK_ARG(group != NULL);
+    PLDI_TRY(pld_allreduce(group, said, said, 2, PLD_I32, PLD_MAX, NULL));
+    if (said[0] != -said[1])
+        return pldi_fail(PLD_ERR_MISMATCH,
+                         "pld_group_set_reproducible: some ranks say 1, others 0; here it is %d",
+                         on);
+    group->reproducible = said[0];
+    return PLD_OK;
+}
+
+int pld_group_reproducible(const pld_group *group)
+{
+    return group->reproducible;
+}
+
 int pldi_group_close(pld_group **group)
 {
-    const int rc = (*group)->transport->ops->close((*group)->transport);
+    int rc;
 
+    pldi_nodes_detach(&(*group)->nodes);
+    rc = (*group)->transport->ops->close((*group)->transport);
     pldi_team_detach(&(*group)->team);
+    pldi_route_destroy(&(*group)->route);
+    pldi_free((*group)->world);
+    pldi_free((*group)->own_tuning);
     pldi_health_group_destroy(&(*group)->health);
     free_work(&(*group)->work);
     pldi_free(*group);
@@ -160,6 +190,17 @@ static int select_members(const int *colors_keys, int size, int color, int *memb
     return n;
 }
 
+/* Where its ranks are, and what the parent has said of itself. */
+static int settle(const pld_group *parent, const int *members, pld_group *group)
+{
+    for (int r = 0; r < group->size; r++)
+        group->world[r] = parent->world[members[r]];
+    group->tuning = parent->node != NULL ? parent->node->tuning : NULL;
+    group->reproducible = parent->reproducible;
+    PLDI_TRY(pldi_team_attach(group, parent->node));
+    return parent->node != NULL && group->team == NULL ? pldi_nodes_attach(group) : PLD_OK;
+}
+
 static int split(pld_group *parent, int color, int key, int *table, pld_group **out)
 {
     struct pldi_transport *t = parent->transport;
@@ -181,7 +222,7 @@ static int split(pld_group *parent, int color, int key, int *table, pld_group **
         rc = pldi_coll_part_health(parent, *out, color, members);
     rc = pld_agree(parent, rc);
     if (rc == PLD_OK && child != NULL)
-        rc = pldi_team_attach(*out, parent->node);
+        rc = settle(parent, members, *out);
     return pld_agree(parent, rc);
 }
 

@@ -30,6 +30,7 @@
 #include "base/base_err.h"
 #include "base/base_mem.h"
 #include "coll/coll.h"
+#include "coll/coll_route.h"
 #include "coll/coll_shape.h"
 #include "device/device_kernels.h"
 
@@ -50,7 +51,8 @@ static int reduces(const pld_request *op)
 /* What so few bytes are travels with the opening. */
 static int is_small(const pld_request *op, size_t bytes)
 {
-    return op->group->size <= PLDI_DIRECT_RANKS && bytes <= PLDI_SMALL_BYTES;
+    return !pldi_route_carries(op) && op->group->size <= PLDI_DIRECT_RANKS &&
+           bytes <= PLDI_SMALL_BYTES;
 }
 
 static int is_even(const pld_request *op)
@@ -154,11 +156,10 @@ static int lane_tag(const pld_request *op, const struct pldi_lane *lane, int sta
 static int send_part(const pld_request *op, struct pldi_lane *lane, int stage, int peer,
                      const void *from, size_t bytes)
 {
-    struct pldi_transport *t = op->group->transport;
-
     if (bytes == 0)
         return PLD_OK;
-    return t->ops->isend(t, from, bytes, peer, lane_tag(op, lane, stage), &lane->sends[peer]);
+    return pldi_send_part(op->group, from, bytes, peer, lane_tag(op, lane, stage),
+                          &lane->sends[peer]);
 }
 
 static int recv_part(const pld_request *op, struct pldi_lane *lane, int stage, int peer, void *to,
@@ -221,6 +222,8 @@ static void reduce_own(const pld_request *op, struct pldi_lane *lane)
     const size_t offset = lane->chunk * op->chunk_bytes;
     const size_t bytes = gather_part(op, lane, g->rank);
     const int takes = pldi_takes(op, g->rank);
+    const struct pldi_sum sum = pldi_sum_of(op);
+    void *target;
 
     if (bytes == 0)
         return;
@@ -230,9 +233,8 @@ static void reduce_own(const pld_request *op, struct pldi_lane *lane)
     lane->result = takes ? pldi_piece(op, PLDI_RECEIVED, g->rank, offset, bytes) : NULL;
     if (lane->result == NULL)
         lane->result = scratch(op, lane, g->rank);
-    op->group->kernels->reduce(lane->result, g->work.sources, g->size,
-                               bytes / pld_dtype_bytes(op->dtype), op->dtype, pldi_kernel_op(op),
-                               op->scale);
+    target = lane->result;
+    pldi_sum_to(&sum, &target, 1, g->work.sources, g->size, bytes / pld_dtype_bytes(op->dtype), 0);
     if (takes && lane->result == scratch(op, lane, g->rank))
         pldi_unpack(op, g->rank, offset, bytes, lane->result);
 }

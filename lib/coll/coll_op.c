@@ -16,6 +16,8 @@
 #include "coll/coll_break.h"
 #include "coll/coll_check.h"
 #include "coll/coll_health.h"
+#include "coll/coll_nodes.h"
+#include "coll/coll_route.h"
 #include "coll/coll_shape.h"
 #include "coll/coll_shm.h"
 #include "coll/coll_shm_mail.h"
@@ -45,6 +47,16 @@ int pldi_xfers_test(pld_group *group, struct pldi_xfer *xfers, const size_t *wan
     return active == 0;
 }
 
+int pldi_send_part(pld_group *group, const void *buf, size_t bytes, int peer, int tag,
+                   struct pldi_xfer *x)
+{
+    const struct pldi_nodes *n = group->nodes;
+
+    if (n != NULL && n->node_of[peer] != n->node_of[group->rank])
+        group->crossed += bytes;
+    return group->transport->ops->isend(group->transport, buf, bytes, peer, tag, x);
+}
+
 static void cancel_all(pld_group *group, struct pldi_xfer *xfers, int n)
 {
     struct pldi_transport *t = group->transport;
@@ -69,10 +81,15 @@ void pldi_work_cancel(pld_group *group)
 
 static int break_group(pld_group *group, int code)
 {
+    pld_group *local = group->nodes != NULL ? group->nodes->local : NULL;
+
     pldi_work_cancel(group);
+    pldi_route_cancel(group);
     group->broken = code;
     if (group->team != NULL)
         pldi_team_break(group->team, code);
+    if (local != NULL && local->team != NULL)
+        pldi_team_break(local->team, code);
     if (group->transport->ops->revoke != NULL)
         group->transport->ops->revoke(group->transport);
     return code;
@@ -85,14 +102,34 @@ void pldi_group_break(pld_group *group, int code)
     pldi_engine_leave(group->engine);
 }
 
+static void choose(pld_request *op)
+{
+    const pld_group *g = op->group;
+    const enum pldi_cut *cut = pldi_shape(op->kind)->cut;
+    const int blocks = cut[PLDI_SENT] == PLDI_BLOCKS || cut[PLDI_RECEIVED] == PLDI_BLOCKS;
+    const int by_rank = op->starts[PLDI_SENT] != NULL || op->starts[PLDI_RECEIVED] != NULL;
+    struct pldi_facts facts;
+
+    op->choice.algorithm = PLDI_FLAT;
+    if (g->nodes == NULL)
+        return;
+    facts = pldi_facts_of(g, (int)op->kind, op->dtype,
+                          pldi_vector(op) * (uint64_t)(blocks && !by_rank ? g->size : 1));
+    facts.tree = op->tree;
+    op->choice = pldi_choose(&facts, g->tuning);
+}
+
 /* What one rank must prepare before it says that it takes part. */
 static void prepare(pld_request *op)
 {
     int rc;
 
-    if (op->code < 0 || op->group->size == 1)
+    if (op->group->size == 1)
         return;
-    rc = pldi_lane_plan(op);
+    choose(op);
+    if (op->code < 0)
+        return;
+    rc = pldi_route_carries(op) ? pldi_route_plan(op) : pldi_lane_plan(op);
     if (rc == PLD_OK)
         return;
     op->code = rc;
@@ -110,6 +147,16 @@ static int open_group(pld_request *op, int *moved)
     return rc < 0 && op->state != PLDI_OPENED ? break_group(op->group, rc) : rc;
 }
 
+/* All ranks are known to do the same. */
+static int step_data(pld_request *op, int *moved)
+{
+    if (pldi_route_carries(op))
+        return pldi_route_step(op, moved);
+    if (op->state == PLDI_OPENED && op->group->size <= PLDI_DIRECT_RANKS)
+        pldi_small_finish(op);
+    return op->chunks == 0 ? 1 : pldi_lane_step(op, moved);
+}
+
 static int step_collective(pld_request *op, int *moved)
 {
     pld_group *g = op->group;
@@ -118,6 +165,8 @@ static int step_collective(pld_request *op, int *moved)
     if (g->broken != 0)
         return pldi_fail(g->broken, "%s on a group whose communication failed before",
                          pldi_kind_name(op->kind));
+    if (op->state == PLDI_NEW)
+        op->tree |= g->reproducible && pldi_shape(op->kind)->reduces;
     if (g->team != NULL) {
         rc = pldi_team_step(op, moved);
         return rc < 0 && op->state != PLDI_OPENED ? break_group(g, rc) : rc;
@@ -134,11 +183,7 @@ static int step_collective(pld_request *op, int *moved)
         pldi_lane_alone(op);
         return 1;
     }
-    if (op->state == PLDI_OPENED && g->size <= PLDI_DIRECT_RANKS)
-        pldi_small_finish(op);
-    if (op->chunks == 0)
-        return 1;
-    rc = pldi_lane_step(op, moved);
+    rc = step_data(op, moved);
     return rc < 0 ? break_group(g, rc) : rc;
 }
 

@@ -179,7 +179,7 @@ static int post_direct(pld_request *op)
         if (peer == g->rank)
             continue;
         bytes = write_slot(op, peer, out);
-        PLDI_TRY(t->ops->isend(t, out, bytes, peer, PLDI_TAG_OPEN, &g->work.sends[peer]));
+        PLDI_TRY(pldi_send_part(g, out, bytes, peer, PLDI_TAG_OPEN, &g->work.sends[peer]));
     }
     return PLD_OK;
 }
@@ -253,7 +253,7 @@ static int post_round(pld_request *op)
     const size_t bytes = d->low.n_counts + d->high.n_counts > 0 ? sizeof(*d) : HEAD_BYTES + text;
 
     PLDI_TRY(t->ops->irecv(t, g->work.in, sizeof(*d), from, PLDI_TAG_OPEN, &g->work.recvs[0]));
-    return t->ops->isend(t, d, bytes, to, PLDI_TAG_OPEN, &g->work.sends[0]);
+    return pldi_send_part(g, d, bytes, to, PLDI_TAG_OPEN, &g->work.sends[0]);
 }
 
 static int before(const struct pldi_opening *a, const struct pldi_opening *b)

@@ -5,6 +5,7 @@
 
 #include <string.h>
 
+#include "coll/coll_sum.h"
 #include "device/device_kernels.h"
 
 enum { SLICE_ALIGN = 64 /* elements */ };
@@ -227,19 +228,37 @@ pld_op pldi_kernel_op(const pld_request *op)
     return op->op == PLD_AVG ? PLD_SUM : op->op;
 }
 
+struct pldi_sum pldi_sum_of(const pld_request *op)
+{
+    return (struct pldi_sum){.kernels = op->group->kernels,
+                             .dtype = op->dtype,
+                             .op = op->op,
+                             .scale = op->scale,
+                             .tree = op->tree,
+                             .wide = op->wide};
+}
+
 void pldi_reduce_to(const pld_request *op, int block, size_t offset, size_t bytes,
                     const void **sources, int n)
 {
+    const struct pldi_sum sum = pldi_sum_of(op);
+
     while (bytes > 0) {
         const struct pldi_spot spot = pldi_locate(op, PLDI_RECEIVED, block, offset);
         const size_t run = min_size(spot.run, bytes);
+        void *target = pldi_sum_place(op, pldi_base(op, PLDI_RECEIVED, spot.item), spot.offset);
 
-        op->group->kernels->reduce(pldi_base(op, PLDI_RECEIVED, spot.item) + spot.offset, sources,
-                                   n, run / pld_dtype_bytes(op->dtype), op->dtype,
-                                   pldi_kernel_op(op), op->scale);
+        pldi_sum_to(&sum, &target, 1, sources, n, run / pld_dtype_bytes(op->dtype), 0);
         for (int s = 0; s < n; s++)
             sources[s] = (const unsigned char *)sources[s] + run;
         offset += run;
         bytes -= run;
     }
+}
+
+unsigned char *pldi_sum_place(const pld_request *op, unsigned char *base, size_t offset)
+{
+    const pld_dtype dtype = op->wide ? pldi_sum_dtype(op->dtype) : op->dtype;
+
+    return base + offset / pld_dtype_bytes(op->dtype) * pld_dtype_bytes(dtype);
 }

@@ -17,6 +17,7 @@
 #define PLDI_COLL_SHAPE_H
 
 #include "coll/coll.h"
+#include "coll/coll_sum.h"
 
 enum pldi_side { PLDI_SENT, PLDI_RECEIVED };
 
@@ -85,6 +86,12 @@ void pldi_unpack(const pld_request *op, int block, size_t offset, size_t bytes, 
  *  Moves the sources. */
 void pldi_reduce_to(const pld_request *op, int block, size_t offset, size_t bytes,
                     const void **sources, int n);
+
+/** How sums of the operation are formed. */
+struct pldi_sum pldi_sum_of(const pld_request *op);
+
+/** Where the result is of what would be at that offset, in bytes of the dtype, from base. */
+unsigned char *pldi_sum_place(const pld_request *op, unsigned char *base, size_t offset);
 
 /** The operator of the kernels: the factor of an average is part of the scale. */
 pld_op pldi_kernel_op(const pld_request *op);

@@ -40,6 +40,8 @@ struct pldi_node_shm {
     const struct pldi_kernels *kernels;
     struct pldi_heap *heap;       /**< NULL: none */
     struct pldi_neighbour *ranks; /**< [ranks of the runtime] */
+    int *homes;                   /**< [ranks of the runtime], the lowest rank of its node */
+    struct pldi_tuning *tuning;   /**< for all groups; NULL: the defaults */
     int size, rank;
     int enabled;        /**< 0: POLDER_SHM=0 */
     int direct;         /**< 0: POLDER_SHM=copy */
@@ -118,10 +120,10 @@ struct pldi_team {
 
 /**
  * Meet the other ranks of the runtime; collective over `world`.
- * @param nearby   [size], 1: on this node
+ * @param homes    [size], the lowest rank of each rank's node
  * @param crowded  the node's ranks outnumber its processors
  */
-int pldi_node_open(pld_group *world, const unsigned char *nearby, int crowded);
+int pldi_node_open(pld_group *world, const int *homes, int crowded);
 void pldi_node_close(struct pldi_node_shm **node);
 
 /**

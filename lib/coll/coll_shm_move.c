@@ -294,6 +294,7 @@ static void reduce_run(const pld_request *op, struct pldi_spot spot, size_t begi
     struct pldi_team *team = op->group->team;
     const size_t chunk = team->done[PLDI_MID];
     const size_t offset = chunk * team->piece + begin;
+    const struct pldi_sum sum = pldi_sum_of(op);
     int targets = 0;
     int streams;
 
@@ -315,11 +316,11 @@ static void reduce_run(const pld_request *op, struct pldi_spot spot, size_t begi
     streams = team->stream_peers ? targets : 0;
     if (pldi_takes(op, team->rank)) {
         streams += team->stream;
-        team->targets[targets++] = pldi_base(op, PLDI_RECEIVED, spot.item) + spot.offset;
+        team->targets[targets++] =
+            pldi_sum_place(op, pldi_base(op, PLDI_RECEIVED, spot.item), spot.offset);
     }
-    team->node->kernels->reduce_to(team->targets, targets, team->sources, team->size,
-                                   bytes / pld_dtype_bytes(op->dtype), op->dtype,
-                                   pldi_kernel_op(op), op->scale, streams);
+    pldi_sum_to(&sum, team->targets, targets, team->sources, team->size,
+                bytes / pld_dtype_bytes(op->dtype), streams);
 }
 
 static void reduce_piece(const pld_request *op)

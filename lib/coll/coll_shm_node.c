@@ -16,6 +16,7 @@
 #include "base/base_err.h"
 #include "base/base_mem.h"
 #include "coll/coll_mem.h"
+#include "coll/coll_nodes.h"
 #include "coll/coll_shm.h"
 
 static const size_t CACHE_DEFAULT = (size_t)32 << 20;
@@ -39,32 +40,6 @@ static size_t heap_bytes(int ranks)
     return all < most ? all : most;
 }
 
-static struct pldi_node_shm *make(int rank, int size, int near_count)
-{
-    struct pldi_node_shm *node = pldi_alloc(1, sizeof(*node), "the node");
-    const char *wanted = getenv("POLDER_SHM");
-
-    if (node == NULL)
-        return NULL;
-    node->enabled = wanted == NULL || strcmp(wanted, "0") != 0;
-    node->direct = wanted == NULL || strcmp(wanted, "copy") != 0;
-    node->kernels = pldi_kernels();
-    node->cache_bytes = cache_bytes();
-    node->rank = rank;
-    node->ranks = pldi_alloc((size_t)size, sizeof(node->ranks[0]), "the node");
-    if (node->ranks == NULL) {
-        pldi_free(node);
-        return NULL;
-    }
-    node->size = size;
-    for (int r = 0; r < size; r++)
-        node->ranks[r] = (struct pldi_neighbour){.watch = -1, .heap.fd = -1};
-    /* Without a heap buffers are ordinary memory: slower, no error. */
-    if (node->enabled && node->direct && near_count > 1)
-        (void)pldi_heap_create(heap_bytes(near_count), &node->heap);
-    return node;
-}
-
 void pldi_node_close(struct pldi_node_shm **node)
 {
     struct pldi_node_shm *n = *node;
@@ -78,8 +53,37 @@ void pldi_node_close(struct pldi_node_shm **node)
     if (n->heap != NULL)
         pldi_heap_destroy(&n->heap);
     pldi_free(n->ranks);
+    pldi_free(n->homes);
+    pldi_free(n->tuning);
     pldi_free(n);
     *node = NULL;
+}
+
+static struct pldi_node_shm *make(int rank, int size, int near_count)
+{
+    struct pldi_node_shm *node = pldi_alloc(1, sizeof(*node), "the node");
+    const char *wanted = getenv("POLDER_SHM");
+
+    if (node == NULL)
+        return NULL;
+    node->enabled = wanted == NULL || strcmp(wanted, "0") != 0;
+    node->direct = wanted == NULL || strcmp(wanted, "copy") != 0;
+    node->kernels = pldi_kernels();
+    node->cache_bytes = cache_bytes();
+    node->rank = rank;
+    node->ranks = pldi_alloc((size_t)size, sizeof(node->ranks[0]), "the node");
+    node->homes = pldi_alloc((size_t)size, sizeof(node->homes[0]), "the node");
+    if (node->ranks == NULL || node->homes == NULL) {
+        pldi_node_close(&node);
+        return NULL;
+    }
+    node->size = size;
+    for (int r = 0; r < size; r++)
+        node->ranks[r] = (struct pldi_neighbour){.watch = -1, .heap.fd = -1};
+    /* Without a heap buffers are ordinary memory: slower, no error. */
+    if (node->enabled && node->direct && near_count > 1)
+        (void)pldi_heap_create(heap_bytes(near_count), &node->heap);
+    return node;
 }
 
 static void describe(const struct pldi_node_shm *node, struct pldi_shm_place *out)
@@ -107,7 +111,19 @@ static void meet(struct pldi_node_shm *node, int rank, const struct pldi_shm_pla
         (void)pldi_shm_map(place, &n->heap);
 }
 
-int pldi_node_open(pld_group *world, const unsigned char *nearby, int crowded)
+/* POLDER_REPRODUCIBLE=1 on any rank. */
+static int read_mode(pld_group *world)
+{
+    const char *wanted = getenv("POLDER_REPRODUCIBLE");
+    int32_t on = wanted != NULL && atoi(wanted) != 0;
+
+    world->tuning = world->node->tuning;
+    PLDI_TRY(pld_allreduce(world, &on, &on, 1, PLD_I32, PLD_MAX, NULL));
+    world->reproducible = on;
+    return PLD_OK;
+}
+
+int pldi_node_open(pld_group *world, const int *homes, int crowded)
 {
     struct pldi_shm_place *places =
         pldi_alloc((size_t)world->size, sizeof(*places), "the neighbours");
@@ -115,21 +131,28 @@ int pldi_node_open(pld_group *world, const unsigned char *nearby, int crowded)
     int rc;
 
     for (int r = 0; r < world->size; r++)
-        near_count += nearby[r];
+        near_count += homes[r] == homes[world->rank];
     world->node = make(world->rank, world->size, near_count);
     rc = pld_agree(world, places == NULL || world->node == NULL ? PLD_ERR_NOMEM : PLD_OK);
     if (rc == PLD_OK) {
         world->node->crowded = crowded;
+        memcpy(world->node->homes, homes, (size_t)world->size * sizeof(homes[0]));
         describe(world->node, &places[world->rank]);
         rc = pld_allgather(world, &places[world->rank], places, sizeof(*places), PLD_U8, NULL);
     }
     for (int r = 0; rc == PLD_OK && r < world->size; r++) {
-        if (nearby[r])
+        if (homes[r] == homes[world->rank])
             meet(world->node, r, &places[r]);
     }
     pldi_free(places);
     if (rc == PLD_OK)
         rc = pldi_team_attach(world, world->node);
+    if (rc == PLD_OK && world->team == NULL)
+        rc = pldi_nodes_attach(world);
+    if (rc == PLD_OK)
+        rc = pldi_tuning_load(world, &world->node->tuning);
+    if (rc == PLD_OK)
+        rc = read_mode(world);
     /* All have come this far: nobody needs the descriptor any more. */
     if (world->node != NULL && world->node->heap != NULL)
         pldi_heap_seal(world->node->heap);

@@ -22,6 +22,7 @@
 #include <stdint.h>
 
 #include "health/health_site.h"
+#include "topo/topo.h"
 
 struct pldi_health;
 struct pldi_health_group;
@@ -42,8 +43,8 @@ struct pldi_health_opts {
 /** What ranks exchange when opening, as plain bytes. */
 struct pldi_health_card {
     uint64_t job;
-    unsigned char place[48]; /**< struct pldi_shm_place */
-    char node[72];           /**< equal on ranks that may share memory */
+    unsigned char place[48];   /**< struct pldi_shm_place */
+    char node[PLDI_TOPO_HOST]; /**< equal on ranks that may share memory */
     char host[72];
     int64_t pid;
     /* Of the second exchange: */

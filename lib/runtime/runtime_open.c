@@ -47,8 +47,8 @@ static int find_node(pld_runtime *rt)
     const int rank = rt->world->rank;
     const int size = rt->world->size;
     struct pldi_place *places = pldi_alloc((size_t)size, sizeof(*places), "the node map");
-    unsigned char *nearby = pldi_alloc((size_t)size, 1, "the node map");
-    int rc = pld_agree(rt->world, places == NULL || nearby == NULL ? PLD_ERR_NOMEM : PLD_OK);
+    int *homes = pldi_alloc((size_t)size, sizeof(*homes), "the node map");
+    int rc = pld_agree(rt->world, places == NULL || homes == NULL ? PLD_ERR_NOMEM : PLD_OK);
 
     if (rc == PLD_OK) {
         pldi_topo_here(rank, size, &places[rank]);
@@ -57,11 +57,10 @@ static int find_node(pld_runtime *rt)
     if (rc == PLD_OK) {
         pldi_topo_node(places, rank, size, &rt->node);
         pldi_engine_set_cores(rt->engine, rt->node.cpus, rt->node.local_size);
-        for (int r = 0; r < size; r++)
-            nearby[r] = strcmp(places[r].host, places[rank].host) == 0;
-        rc = pldi_node_open(rt->world, nearby, rt->node.cpus < rt->node.local_size);
+        pldi_topo_homes(places, size, homes);
+        rc = pldi_node_open(rt->world, homes, rt->node.cpus < rt->node.local_size);
     }
-    pldi_free(nearby);
+    pldi_free(homes);
     pldi_free(places);
     return rc;
 }

@@ -13,7 +13,7 @@ void pldi_topo_coords(const int sizes[PLD_AXES], int rank, int coords[PLD_AXES])
 /** The inverse; -1 if a coordinate is outside its axis. */
 int pldi_topo_rank(const int sizes[PLD_AXES], const int coords[PLD_AXES]);
 
-enum { PLDI_TOPO_CPUS = 1024, PLDI_TOPO_HOST = 72 };
+enum { PLDI_TOPO_CPUS = 1024, PLDI_TOPO_HOST = 112 };
 
 /** What one rank tells the others about its place. */
 struct pldi_place {
@@ -37,5 +37,8 @@ void pldi_topo_here(int rank, int size, struct pldi_place *out);
 
 /** Find this rank's node among the places of all. */
 void pldi_topo_node(const struct pldi_place *places, int rank, int size, struct pldi_node *out);
+
+/** homes[r]: the lowest rank of r's node. */
+void pldi_topo_homes(const struct pldi_place *places, int size, int *homes);
 
 #endif /* PLDI_TOPO_H */

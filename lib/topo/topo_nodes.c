@@ -2,7 +2,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Ranks are on one node if their hosts have the same name.  The processors of a
+ * Ranks are on one node if their hosts have the same name and were booted at the
+ * same time: machines made from one image may have one name, and what runs beside
+ * each other in containers of different names may not share memory.  The processors of a
  * node are the union of what its ranks may use: a launcher that binds each rank
  * to a core of its own and one that binds none come out the same.
  */
@@ -15,6 +17,22 @@
 
 #include "topo/topo.h"
 
+/* "name/boot id"; without /proc the name alone. */
+static void name_host(char host[PLDI_TOPO_HOST])
+{
+    char boot[37] = "";
+    char name[65] = "";
+    FILE *f = fopen("/proc/sys/kernel/random/boot_id", "r");
+
+    if (f != NULL) {
+        if (fgets(boot, sizeof(boot), f) == NULL)
+            boot[0] = '\0';
+        (void)fclose(f);
+    }
+    (void)gethostname(name, sizeof(name) - 1);
+    (void)snprintf(host, PLDI_TOPO_HOST, "%s/%s", name, boot);
+}
+
 void pldi_topo_here(int rank, int size, struct pldi_place *out)
 {
     const char *fake = getenv("POLDER_FAKE_NODES");
@@ -25,12 +43,21 @@ void pldi_topo_here(int rank, int size, struct pldi_place *out)
     if (nodes > 0)
         (void)snprintf(out->host, sizeof(out->host), "fake-%lld", (long long)rank * nodes / size);
     else
-        (void)gethostname(out->host, sizeof(out->host) - 1);
+        name_host(out->host);
     if (sched_getaffinity(0, sizeof(set), &set) != 0)
         return;
     for (size_t i = 0; i < PLDI_TOPO_CPUS && i < CPU_SETSIZE; i++) {
         if (CPU_ISSET(i, &set))
             out->cpus[i / 8] = (unsigned char)(out->cpus[i / 8] | 1u << i % 8);
+    }
+}
+
+void pldi_topo_homes(const struct pldi_place *places, int size, int *homes)
+{
+    for (int r = 0; r < size; r++) {
+        homes[r] = 0;
+        while (strcmp(places[homes[r]].host, places[r].host) != 0)
+            homes[r]++;
     }
 }
 
