@@ -247,14 +247,10 @@ static int measure_all(struct bench_run *run)
     if (rc == 0 && run->rank == 0)
         bench_print_head(run->o, run->rt, ranks);
     free(ranks);
-    if (rc == 0 && run->o->tune != NULL)
-        rc = pld_agree(pld_runtime_world(run->rt), bench_tune_open(&run->tune, run->rt, run->o));
     for (int m = 0; m < BENCH_MEMORIES && rc == 0; m++) {
         if (run->o->memories >> m & 1U)
             rc = run_memory(run, (enum bench_memory)m);
     }
-    if (run->o->tune != NULL && bench_tune_close(&run->tune) < 0 && rc == 0)
-        rc = PLD_ERR_IO;
     return rc;
 }
 
@@ -273,6 +269,9 @@ static int finish(struct bench_run *run, int rc)
                      run->wrong, run->wrong == 0 ? "OK" : "FAILED", run->busbw / run->rows);
     else if (run->wrong > 0)
         (void)complain(status, "bench %s: %lld elements are wrong", run->o->op->name, run->wrong);
+    if (bench_tune_close(&run->tune) < 0)
+        return complain(STATUS_BAD, "bench: cannot write \"%s\": %s", run->o->tune,
+                        strerror(errno));
     if (run->json != NULL && bench_json_write(&run->json, run->o->json) < 0)
         return complain(STATUS_BAD, "bench: cannot write \"%s\": %s", run->o->json,
                         strerror(errno));
@@ -309,6 +308,15 @@ static int open_json(struct bench_run *run)
     return run->json == NULL ? PLD_ERR_NOMEM : 0;
 }
 
+static int open_tune(struct bench_run *run)
+{
+    const int rc = bench_tune_open(&run->tune, run->rt, run->o);
+
+    if (rc == PLD_ERR_IO)
+        (void)complain(STATUS_BAD, "bench: cannot write \"%s\": %s", run->o->tune, strerror(errno));
+    return rc;
+}
+
 static int run_joined(const struct bench_options *o, pld_runtime *rt, char **argv)
 {
     struct bench_run run = {
@@ -321,6 +329,8 @@ static int run_joined(const struct bench_options *o, pld_runtime *rt, char **arg
     if (o->json != NULL && run.rank == 0)
         rc = open_json(&run);
     rc = pld_agree(pld_runtime_world(rt), rc);
+    if (rc == 0 && o->tune != NULL)
+        rc = pld_agree(pld_runtime_world(rt), open_tune(&run));
     if (rc == PLD_ERR_IO)
         return STATUS_BAD; /* said so */
     if (rc == 0)

@@ -130,6 +130,32 @@ def osu():
            ["4", "T", "T", "T", "2"]], "--osu has the OSU benchmarks' columns and sizes")
 
 
+def tune():
+    """What is measured becomes rules, which are then followed."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "rules")
+        nodes = {**os.environ, "POLDER_FAKE_NODES": "2"}
+        got = mpirun(launcher, 4, tool, "bench", "reduce", "-b", "64K", "-e", "256K", "-f", "4",
+                     "-n", "1", "--tune", path, env=nodes)
+        lines = [x.split() for x in path.read_text().splitlines() if not x.startswith("#")]
+        ok(got.returncode == 0 and lines and all(
+            x[:4] == ["reduce", "f32", "2", "2"] and x[6] == "->" and
+            x[7] in ("flat", "ring", "halving", "nodes") for x in lines), f"--tune wrote {lines}")
+        equal([lines[0][4], lines[-1][5]] if lines else [], ["65536", "262144"],
+              "from the first size to the last")
+        path.write_text("reduce * * * 64K * -> halving 32K # by hand\n")
+        got = mpirun(launcher, 4, tool, "bench", "reduce", "-b", "32K", "-e", "64K", "-n", "1",
+                     "--explain", env={**nodes, "POLDER_TUNE": str(path)})
+        equal([x for x in got.stdout.splitlines() if "bytes: " in x],
+              ["# 32768 bytes: nodes: shared memory inside, flat between 2 nodes, 2 ranks of each, "
+               "chunks of 131072 bytes",
+               "# 65536 bytes: halving, 4 ranks, chunks of 32768 bytes"], "--explain says so")
+        path.write_text("\nreduce * * * 64K * -> halfing 32K\n")
+        got = mpirun(launcher, 2, tool, "bench", "reduce", env={**nodes, "POLDER_TUNE": str(path)})
+        ok(got.returncode == 1 and f'{path}:2: "halfing" is no algorithm' in got.stderr,
+           "a wrong file is named, with the line")
+
+
 def usage():
     known = ", ".join(BUS)
     types = ("f32, f64, f16, bf16, i64, i32, u32, i8, u8 (or float, double, half, bfloat16, int64, "
@@ -151,6 +177,7 @@ def usage():
              "-o avg takes f32, f64, f16 and bf16; -d names none of them"),
             ("allreduce --vs nccl", "--vs nccl: only mpi can be compared with"),
             ("allreduce --memory gpu", "--memory gpu: there are polder, ordinary and both"),
+            ("barrier --tune x", "--tune x: there is nothing to choose for barrier"),
             ("allreduce -b", "-b wants a value"),
             ("allreduce -Q", f"there is no option -Q; {more}"),
             ("allreduce --qs", f"there is no option --qs; {more}")):
@@ -175,4 +202,5 @@ operations()
 every_type()
 shapes()
 osu()
+tune()
 done()

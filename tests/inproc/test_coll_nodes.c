@@ -15,7 +15,7 @@
 #include "inproc/inproc.h"
 #include "tap.h"
 
-enum { SOME = 20011, MANY = 40009, DTYPES = 4, SIZES = 4 };
+enum { SOME = 20011, MANY = 24023, DTYPES = 4, SIZES = 4 };
 
 static const pld_dtype dtypes[DTYPES] = {PLD_BF16, PLD_F32, PLD_I64, PLD_U8};
 
@@ -229,7 +229,8 @@ static void test_maps(void)
     for (int nodes = 1; nodes <= 5; nodes++) {
         int bad = 0;
 
-        for (int ranks = nodes; ranks <= 9; ranks += 1 + PATTERN_SLOW)
+        for (int ranks = nodes; ranks <= 9;
+             ranks += PATTERN_SLOW ? 4 : 1 + (nodes != 2 && nodes != 3))
             bad += run(ranks, nodes, NULL, ranks % 2) != 0;
         ok(bad == 0, "%d nodes, up to 9 ranks: every operation is right", nodes);
     }
@@ -252,9 +253,8 @@ static void test_algorithms(void)
         "nodes and ring", "nodes and halving", "nodes and doubling"};
 
     for (size_t i = 0; i < sizeof(rules) / sizeof(rules[0]); i++) {
-        ok(run(3, 3, rules[i], 0) == 0 && run(7, 7, rules[i], 0) == 0 &&
-               run(5, 2, rules[i], 1) == 0 && run(6, 3, rules[i], 1) == 0 &&
-               run(9, 5, rules[i], 0) == 0,
+        ok(run(5, 2, rules[i], 1) == 0 && run(7, 7, rules[i], 0) == 0 &&
+               (PATTERN_SLOW || (run(3, 3, rules[i], 0) == 0 && run(9, 3, rules[i], 0) == 0)),
            "small chunks by %s", names[i]);
     }
 }
