@@ -305,8 +305,7 @@ static int body_renumbered(pld_runtime *rt, void *context)
     CHECK(rt, pld_group_split(world, rank > 0, rank, &group) == 0);
     if (rank == 2) {
         CHECK(rt, pld_recv(group, x, COUNT, PLD_F32, 0, 9, NULL) == PLD_ERR_PEER);
-        CHECK(rt,
-              has(pld_last_error(), "rank 0 ") && has(pld_last_error(), "it is rank 1 of the job"));
+        CHECK(rt, has(pld_last_error(), "rank 1 of the job"));
     }
     pld_group_destroy(&group);
     return 0;
