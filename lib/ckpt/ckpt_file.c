@@ -306,14 +306,17 @@ int pldi_ckpt_copy_rest(int from, int to, const char *path, const struct ckpt_ma
 int pldi_ckpt_hash_rest(const char *path, const struct ckpt_manifest *m, uint32_t which,
                         uint64_t *bytes, unsigned char hash[CKPT_HASH_BYTES])
 {
-    struct walk w = {.from = open(path, O_RDONLY | O_CLOEXEC), .to = -1};
+    struct walk w = {.from = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), .to = -1};
     struct stat about;
-    int rc;
+    int rc = PLD_OK;
 
     if (w.from < 0)
         return pldi_ckpt_io_fail("open", path);
-    rc = walk_file(&w, m, which, hash);
-    if (rc == PLD_ERR_IO || (rc == PLD_OK && fstat(w.from, &about) != 0))
+    if (fstat(w.from, &about) != 0)
+        rc = pldi_ckpt_io_fail("look at", path);
+    else if (!S_ISREG(about.st_mode))
+        rc = pldi_fail(PLD_ERR_CORRUPT, "'%s' is no regular file", path);
+    else if ((rc = walk_file(&w, m, which, hash)) == PLD_ERR_IO)
         rc = pldi_ckpt_io_fail("read", path);
     if (rc == PLD_OK)
         *bytes = (uint64_t)about.st_size;

@@ -15,6 +15,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { RING = 4096, COUNT = 10 };
@@ -420,6 +421,17 @@ static void test_announced(void)
        "announced messages keep their order, and both ends are told of a difference");
 }
 
+/* Nobody writes to it. */
+static void test_pipe(void)
+{
+    pld_trace *trace = NULL;
+    char path[64];
+
+    (void)snprintf(path, sizeof(path), "%s/pipe", folder);
+    ok(mkfifo(path, 0666) == 0 && pld_trace_open(path, &trace) < 0 && trace == NULL,
+       "a pipe is no trace, and is not waited for: %s", pld_last_error());
+}
+
 static void remove_folder(void)
 {
     DIR *dir = opendir(folder);
@@ -451,6 +463,7 @@ int main(void)
     test_late(4);
     test_elsewhere();
     test_groups();
+    test_pipe();
     remove_folder();
     return tap_done();
 }
