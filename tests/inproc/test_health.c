@@ -425,7 +425,7 @@ static void test_announced(void)
 static void test_pipe(void)
 {
     pld_trace *trace = NULL;
-    char path[64];
+    char path[128];
 
     (void)snprintf(path, sizeof(path), "%s/pipe", folder);
     ok(mkfifo(path, 0666) == 0 && pld_trace_open(path, &trace) < 0 && trace == NULL,
