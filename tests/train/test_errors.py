@@ -183,6 +183,30 @@ def ranks():
            "a rank stands still: one report, whole") or job.note(err)
 
 
+def short_on_one_rank(mesh):
+    """Each rank has a disk of its own, and one of them loses data in the middle of a run."""
+    METRICS.unlink(missing_ok=True)
+    arguments = [job.gpt, "--text", "text", *SHORT, "--steps", 10**6, "--mesh", mesh,
+                 "--metrics", METRICS]
+    command = list(job.LAUNCH)
+    for rank in range(2):
+        disk = job.folder / f"disk-{rank}"
+        disk.mkdir(exist_ok=True)
+        (disk / "text").write_bytes(TEXT.read_bytes())
+        command += [*([":"] if rank else []), "-np", "1", "-wdir", str(disk), *map(str, arguments)]
+    launched = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                env=dict(job.ENV, POLDER_TIMEOUT="60"), start_new_session=True)
+    end = time.monotonic() + 60
+    while launched.poll() is None and time.monotonic() < end and not (
+            METRICS.exists() and METRICS.stat().st_size > 0):
+        time.sleep(0.1)
+    os.truncate(disk / "text", 100)
+    code, _, err = job.finish(launched, 60)
+    said = re.findall(r"^gpt: (.*)$", err, re.M)
+    job.ok(code == 1 and len(said) == 1 and "'text' has become shorter" in said[0],
+           f"data lost on one rank, {mesh}: status {code}, {said}") or job.note(err)
+
+
 def full_output():
     with open("/dev/full", "w") as full:
         for what, arguments in (("help", ["--help"]),
@@ -203,5 +227,7 @@ full_disk()
 refuses("metrics where nothing can be written", 2, [*TEXTED, "--metrics", "/nonexistent/m.jsonl"],
         r"/nonexistent/m\.jsonl")
 ranks()
+for layout in ("pp=2", "dp=2"):
+    short_on_one_rank(layout)
 full_output()
 job.done()
