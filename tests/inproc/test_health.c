@@ -285,7 +285,7 @@ static int body_churn(pld_runtime *rt, void *context)
     do {
         pld_group *group = NULL;
 
-        rc = pld_group_split(world, 0, rank, &group);
+        rc = pld_group_split(world, rank, 0, &group); /* of one rank each */
         pld_group_destroy(&group);
         (void)usleep(100);
     } while (rc == 0);
