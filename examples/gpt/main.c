@@ -3,7 +3,8 @@
 
 /*
  * gpt: trains a GPT-2 data- and pipeline-parallel, saves, resumes.  See --help.
- * Exit status: 0, or 1 on all ranks with one sentence on standard error.
+ * Exit status: 0, or 1 on all ranks with one sentence on standard error.  If a rank ends
+ * early the others say which; if one does not come, one of them says who waits where.
  */
 
 #include "driver.h"
@@ -73,23 +74,50 @@ static int run(pld_runtime *runtime, const struct gpt_options *options)
     return rc;
 }
 
-/* One rank speaks for all, except where it cannot know: when ranks have lost each other. */
-static int end(pld_runtime *runtime, int rc)
+/* Whoever finds that the job does not go on says who waits where, at once and for all ranks. */
+static void tell_report(const char *text, void *context)
 {
-    if (pld_runtime_rank(runtime) == 0 || rc == PLD_ERR_PEER || rc == PLD_ERR_TRANSPORT)
+    (void)context;
+    fprintf(stderr, "gpt: %s\n", text);
+}
+
+/* Without a peer, or the way to it, no rank knows what the others know. */
+static int is_alone(int rc)
+{
+    return rc == PLD_ERR_PEER || rc == PLD_ERR_TRANSPORT;
+}
+
+/* One rank speaks for all, except where it cannot know: when ranks have lost each other. */
+static void tell(const pld_runtime *runtime, int rc)
+{
+    const int rank = pld_runtime_rank(runtime);
+
+    if (is_alone(rc))
+        fprintf(stderr, "gpt: rank %d of %d stops: %s\n", rank, pld_runtime_size(runtime),
+                gpt_last_error());
+    else if (rank == 0 && (rc != PLD_ERR_TIMEOUT || pld_runtime_report(runtime)[0] == '\0'))
         fprintf(stderr, "gpt: %s\n", gpt_last_error());
-    fflush(NULL);
+}
+
+/* What was printed may be waiting for a disk that is full by now. */
+static int flush(int status)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return status;
+    if (status == 0)
+        fprintf(stderr, "gpt: what was printed could not be written: standard output failed\n");
     return 1;
 }
 
 int main(int argc, char **argv)
 {
+    const pld_runtime_opts how = {PLD_OPTS(pld_runtime_opts), .report = tell_report};
     struct gpt_options options = {0};
     pld_runtime *runtime = NULL;
-    int rc, status = 0;
+    int rc, status;
 
     gpt_blas_choose(argv);
-    if (pld_runtime_open(NULL, &runtime) < 0) {
+    if (pld_runtime_open(&how, &runtime) < 0) {
         fprintf(stderr, "gpt: %s\n", pld_last_error());
         return 1;
     }
@@ -99,10 +127,11 @@ int main(int argc, char **argv)
     else if (rc == 0 && !options.help)
         rc = run(runtime, &options);
     if (rc < 0)
-        status = end(runtime, rc);
+        tell(runtime, rc);
+    status = flush(rc < 0);
     gpt_options_free(&options);
     /* Ranks that failed together leave together; without a peer there is no together. */
-    if (rc == PLD_ERR_PEER || rc == PLD_ERR_TRANSPORT)
+    if (is_alone(rc))
         _Exit(status);
     (void)pld_runtime_close(&runtime);
     return status;

@@ -39,15 +39,14 @@ static int share_loss(struct gpt_trainer *t, int rc, double *loss)
 
 static int forward_backward(struct gpt_trainer *t, double *loss)
 {
-    int rc = gpt_batch_read(t);
+    int rc;
 
     t->loss_sum = 0;
-    t->failed = rc;
-    if (rc == 0) {
-        rc = pld_pipe_step(t->pipe);
-        if (t->failed == 0)
-            rc = gpt_from_polder(rc);
-    }
+    t->failed = gpt_batch_read(t);
+    /* Also without tokens: other stages, which may have theirs, wait for this one's messages. */
+    rc = pld_pipe_step(t->pipe);
+    if (t->failed == 0)
+        rc = gpt_from_polder(rc);
     return share_loss(t, rc, loss);
 }
 

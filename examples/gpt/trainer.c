@@ -124,10 +124,13 @@ static int forward(void *context, int stage, int microbatch, const void *in, voi
     const int first = t->pp_rank == 0, last = t->pp_rank == t->pp_size - 1;
     const double all = (double)t->options->batch * t->seq;
     double loss = 0;
-    int rc = gpt_stage_forward(t->stage, microbatch, first ? t->tokens + at : NULL,
-                               last ? t->targets + at : NULL, (float)(1 / all), in, out, &loss);
+    int rc;
 
     (void)stage;
+    if (t->failed < 0)
+        return t->failed; /* there are no tokens */
+    rc = gpt_stage_forward(t->stage, microbatch, first ? t->tokens + at : NULL,
+                           last ? t->targets + at : NULL, (float)(1 / all), in, out, &loss);
     t->loss_sum += loss;
     t->failed = rc;
     return rc;

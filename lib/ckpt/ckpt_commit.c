@@ -199,9 +199,10 @@ static int put_in_place(struct ckpt_commit *commit)
     return pldi_ckpt_sync(commit->c->directory);
 }
 
+/* Another job may be doing the same: the hidden name is this save's own, as is that of `part`. */
 static int write_latest(const struct ckpt_commit *commit)
 {
-    char *fresh = pldi_format("%s/%s%s", commit->c->directory, CKPT_PART, CKPT_LATEST);
+    char *fresh = pldi_format("%s-%s", commit->part, CKPT_LATEST);
     char *name = pldi_ckpt_path(commit->c->directory, CKPT_LATEST);
     char step[32], text[40];
     int rc = fresh == NULL || name == NULL ? PLD_ERR_NOMEM : PLD_OK;

@@ -82,11 +82,14 @@ int64_t pldi_ckpt_read_at(int fd, void *out, size_t bytes, uint64_t offset)
     return (int64_t)got;
 }
 
-/* On a failed flush the kernel forgets the pages: trying again would only look well. */
+/*
+ * On a failed flush the kernel forgets the pages: trying again would only look well.
+ * File systems that have nothing to flush for a directory (FUSE, 9p, CIFS) say EINVAL.
+ */
 int pldi_ckpt_sync(const char *path)
 {
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
-    int rc = fd < 0 || fsync(fd) != 0 ? -1 : 0;
+    const int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int rc = fd < 0 || (fsync(fd) != 0 && errno != EINVAL) ? -1 : 0;
     const int reason = errno;
 
     if (fd >= 0 && close(fd) != 0 && rc == 0)
@@ -303,14 +306,17 @@ int pldi_ckpt_copy_rest(int from, int to, const char *path, const struct ckpt_ma
 int pldi_ckpt_hash_rest(const char *path, const struct ckpt_manifest *m, uint32_t which,
                         uint64_t *bytes, unsigned char hash[CKPT_HASH_BYTES])
 {
-    struct walk w = {.from = open(path, O_RDONLY | O_CLOEXEC), .to = -1};
+    struct walk w = {.from = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), .to = -1};
     struct stat about;
-    int rc;
+    int rc = PLD_OK;
 
     if (w.from < 0)
         return pldi_ckpt_io_fail("open", path);
-    rc = walk_file(&w, m, which, hash);
-    if (rc == PLD_ERR_IO || (rc == PLD_OK && fstat(w.from, &about) != 0))
+    if (fstat(w.from, &about) != 0)
+        rc = pldi_ckpt_io_fail("look at", path);
+    else if (!S_ISREG(about.st_mode))
+        rc = pldi_fail(PLD_ERR_CORRUPT, "'%s' is no regular file", path);
+    else if ((rc = walk_file(&w, m, which, hash)) == PLD_ERR_IO)
         rc = pldi_ckpt_io_fail("read", path);
     if (rc == PLD_OK)
         *bytes = (uint64_t)about.st_size;

@@ -97,7 +97,7 @@ void pldi_stand_of(const struct pldi_health *h, int rank, struct pldi_stand *out
 void pldi_stand_all(struct pldi_health *h, struct pldi_stand *all);
 
 /** Make the report of an operation whose deadline has passed. */
-void pldi_report_write(const struct pldi_health *h, const pld_trace_record *late,
+void pldi_report_write(struct pldi_health *h, const pld_trace_record *late,
                        const struct pldi_stand *all, char *text, size_t bytes);
 /** Claim, report, tell all. */
 void pldi_report_incident(struct pldi_health *h, const pld_trace_record *late);

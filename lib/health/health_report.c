@@ -132,19 +132,22 @@ static void add_other(struct text *t, const struct pldi_stand *s, int member)
     add_last(t, s);
 }
 
-static void find_members(const struct pldi_health *h, const pld_trace_record *late,
+/* The program may be making or destroying groups at this moment. */
+static void find_members(struct pldi_health *h, const pld_trace_record *late,
                          unsigned char *members)
 {
     memset(members, 0, (size_t)h->size);
+    (void)pthread_mutex_lock(&h->lock);
     for (const struct pldi_health_group *g = h->groups; g != NULL; g = g->next) {
         if (g->id != late->group)
             continue;
         for (int r = 0; r < g->size; r++)
             members[g->members[r]] = late->peer < 0 || r == late->peer;
     }
+    (void)pthread_mutex_unlock(&h->lock);
 }
 
-static void write_all(const struct pldi_health *h, const pld_trace_record *late,
+static void write_all(struct pldi_health *h, const pld_trace_record *late,
                       const struct pldi_stand *all, unsigned char *work, struct text *t)
 {
     unsigned char *told = work;
@@ -171,7 +174,7 @@ static void write_all(const struct pldi_health *h, const pld_trace_record *late,
         add(t, "\n  traces: %s/rank-*.trace", h->trace_dir);
 }
 
-void pldi_report_write(const struct pldi_health *h, const pld_trace_record *late,
+void pldi_report_write(struct pldi_health *h, const pld_trace_record *late,
                        const struct pldi_stand *all, char *text, size_t bytes)
 {
     unsigned char *work = pldi_alloc((size_t)h->size, 3, "a report");

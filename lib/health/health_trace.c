@@ -9,9 +9,11 @@
 #include <polder/trace.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/base_err.h"
 #include "base/base_mem.h"
@@ -73,10 +75,13 @@ int pld_trace_open(const char *path, pld_trace **out)
 {
     pld_trace *t;
     FILE *file;
-    int rc;
+    int fd, rc;
 
     PLDI_CHECK_ARG(path != NULL && out != NULL);
-    file = fopen(path, "re");
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe that nobody fills is empty */
+    file = fd >= 0 ? fdopen(fd, "r") : NULL;
+    if (file == NULL && fd >= 0)
+        (void)close(fd);
     if (file == NULL)
         return pldi_fail(PLD_ERR_IO, "cannot open %s: %s", path, strerror(errno));
     t = pldi_alloc(1, sizeof(*t), "a trace");

@@ -86,15 +86,20 @@ void pldi_health_last(const struct pldi_health_group *g, int rank, char *text, i
 {
     struct pldi_stand s;
     char what[256];
+    int at = 0;
 
     text[0] = '\0';
-    if (g == NULL || g->health->peers[g->members[rank]].ring == NULL)
+    if (g == NULL)
+        return;
+    if (g->members[rank] != rank)
+        at = snprintf(text, (size_t)bytes, "; it is rank %d of the job", g->members[rank]);
+    if (g->health->peers[g->members[rank]].ring == NULL || at >= bytes)
         return;
     pldi_stand_of(g->health, g->members[rank], &s);
     if (!s.has_record)
         return;
     pldi_ring_describe(&s.record, what, sizeof(what));
-    (void)snprintf(text, (size_t)bytes, "; its last call: %s, %s %.1f s ago", what,
+    (void)snprintf(text + at, (size_t)(bytes - at), "; its last call: %s, %s %.1f s ago", what,
                    s.busy ? "made" : "done", 1e-9 * (double)s.age);
 }
 

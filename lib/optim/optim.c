@@ -41,13 +41,16 @@ struct pld_optim {
     int attached; /* slots and state are known to the params */
 };
 
+/* lr and step, in pieces whose squares sum exactly over 2^21 ranks. */
+enum { PIECE_BITS = 16, LR_PIECES = 4, PIECES = 8 };
+
 /* What one rank tells all; sums over the mesh.  All f64. */
 struct vote {
     double square; /* of the norm */
     double infinite;
     double failed;
-    double plan; /* 16 bits of a hash of lr and step, and their square: see same_plan() */
-    double plan_square;
+    double plan[PIECES]; /* lr and step, and squares of the pieces: see same_pieces() */
+    double plan_square[PIECES];
 };
 
 static const char *slot_name(const pld_optim *o, int slot)
@@ -330,26 +333,59 @@ static int speaks_for_model(const pld_optim *o)
            pld_mesh_coord(mesh, PLD_AXIS_CP) == 0 && pld_mesh_coord(mesh, PLD_AXIS_EP) == 0;
 }
 
+/* Equal numbers have equal bits: -0 becomes 0. */
+static void set_plan(struct vote *v, double lr, int64_t step)
+{
+    const double plain = lr + 0.0;
+    uint64_t words[PIECES / LR_PIECES] = {0, (uint64_t)step};
+
+    memcpy(&words[0], &plain, sizeof(words[0]));
+    for (int i = 0; i < PIECES; i++) {
+        const uint64_t word = words[i / LR_PIECES] >> (i % LR_PIECES * PIECE_BITS);
+        const double piece = (double)(word & ((1U << PIECE_BITS) - 1));
+
+        v->plan[i] = piece;
+        v->plan_square[i] = piece * piece;
+    }
+}
+
 static struct vote local_vote(const pld_optim *o, int rc, double lr)
 {
-    const double plan[2] = {lr, (double)o->step};
-    const double hash = (double)(pldi_hash64(plan, sizeof(plan)) & 0xffffU);
     const double square = rc < 0 ? 0 : sum_squares(o);
-    struct vote v = {.failed = rc < 0, .plan = hash, .plan_square = hash * hash};
+    struct vote v = {.failed = rc < 0};
 
+    set_plan(&v, lr, o->step);
     v.infinite = !isfinite(square);
     v.square = speaks_for_model(o) ? square : 0;
     return v;
 }
 
-/* All hashes are equal if and only if their variance is 0; exact up to 2^20 ranks. */
-static int same_plan(const struct vote *v, int ranks)
+/* All ranks' pieces are equal if and only if their variance is 0.  Every rank sees it. */
+static int same_pieces(const struct vote *v, int begin, int end, int ranks)
 {
-    const uint64_t sum = (uint64_t)v->plan;
-    const uint64_t mean = sum / (uint64_t)ranks;
+    for (int i = begin; i < end; i++) {
+        const uint64_t sum = (uint64_t)v->plan[i];
+        const uint64_t mean = sum / (uint64_t)ranks;
 
-    return mean * (uint64_t)ranks == sum &&
-           mean * mean * (uint64_t)ranks == (uint64_t)v->plan_square;
+        if (mean * (uint64_t)ranks != sum ||
+            mean * mean * (uint64_t)ranks != (uint64_t)v->plan_square[i])
+            return 0;
+    }
+    return 1;
+}
+
+static int check_plan(const pld_optim *o, const struct vote *v, double lr)
+{
+    const int ranks = pld_group_size(pld_mesh_world(pldi_params_mesh(o->params)));
+
+    if (!same_pieces(v, LR_PIECES, PIECES, ranks))
+        return pldi_fail(PLD_ERR_MISMATCH,
+                         "ranks take different steps: this one has made %lld so far",
+                         (long long)o->step);
+    if (!same_pieces(v, 0, LR_PIECES, ranks))
+        return pldi_fail(PLD_ERR_MISMATCH, "ranks pass different learning rates: this one %.17g",
+                         lr);
+    return PLD_OK;
 }
 
 static void update(pld_optim *o, double lr, double factor)
@@ -399,10 +435,7 @@ int pld_optim_step(pld_optim *optim, double lr, pld_step_report *out)
     PLDI_TRY(pld_allreduce(world, &v, &v, sizeof(v) / sizeof(double), PLD_F64, PLD_SUM, NULL));
     if (v.failed > 0)
         return pld_agree(world, rc);
-    if (!same_plan(&v, pld_group_size(world)))
-        return pldi_fail(PLD_ERR_MISMATCH,
-                         "ranks take different steps: this one takes step %lld with lr %g",
-                         (long long)optim->step + 1, lr);
+    PLDI_TRY(check_plan(optim, &v, lr));
     report.grad_norm = v.infinite > 0 && isfinite(v.square) ? NAN : sqrt(v.square);
     report.skipped = !isfinite(report.grad_norm);
     if (!report.skipped && optim->opts.clip > 0)

@@ -24,6 +24,9 @@
 
 enum { MODEL_LAYERS = 4, MODEL_MAX_TENSORS = 32 };
 
+/* Rows of the embedding, of 320 bytes each, and of the layers' matrices, of 1228. */
+static int model_rows[2] = {4001, 203};
+
 struct model_tensor {
     pld_param_info info;
     void *slots[2];
@@ -87,14 +90,14 @@ static inline int model_fill_params(struct model *m, const struct model_change *
     int rc = 0;
 
     if (stage == 0 || stage == stages - 1)
-        rc |= model_add(m, how, "wte", PLD_F32, 4001, 80, 0, 1);
+        rc |= model_add(m, how, "wte", PLD_F32, model_rows[0], 80, 0, 1);
     if (stage == 0 && how->extra != NULL)
         rc |= model_add(m, how, how->extra, PLD_F32, 3, 4, -1, 0);
     for (int l = 0; l < MODEL_LAYERS; l++) {
         if (l * stages / MODEL_LAYERS != stage)
             continue;
         (void)snprintf(name, sizeof(name), "h.%d.w", l);
-        rc |= model_add(m, how, name, PLD_F32, 203, 307, 1, 0);
+        rc |= model_add(m, how, name, PLD_F32, model_rows[1], 307, 1, 0);
         (void)snprintf(name, sizeof(name), "h.%d.ln", l);
         rc |= model_add(m, how, name, PLD_BF16, 1, 83, -1, 0);
         (void)snprintf(name, sizeof(name), "h/%d%%b~.u", l);

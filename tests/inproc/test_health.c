@@ -15,6 +15,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { RING = 4096, COUNT = 10 };
@@ -268,6 +269,60 @@ static void test_elsewhere(void)
        "the report has both, and where");
 }
 
+/* A report is made while groups come and go. */
+static int body_churn(pld_runtime *rt, void *context)
+{
+    pld_group *world = pld_runtime_world(rt);
+    const int rank = pld_group_rank(world);
+    pld_request *request = NULL;
+    const pld_coll_opts opts = {PLD_OPTS(pld_coll_opts), .request = &request};
+    float x[COUNT] = {0};
+    int rc;
+
+    (void)context;
+    if (rank == 0)
+        CHECK(rt, pld_recv(world, x, COUNT, PLD_F32, 1, 9, &opts) == 0);
+    do {
+        pld_group *group = NULL;
+
+        rc = pld_group_split(world, rank, 0, &group); /* of one rank each */
+        pld_group_destroy(&group);
+        (void)usleep(100);
+    } while (rc == 0);
+    CHECK(rt, rc == PLD_ERR_TIMEOUT);
+    CHECK(rt, rank != 0 || pld_request_wait(&request) == PLD_ERR_TIMEOUT);
+    return 0;
+}
+
+/* Rank 0 of a group, which is rank 1 of the job, leaves. */
+static int body_renumbered(pld_runtime *rt, void *context)
+{
+    pld_group *world = pld_runtime_world(rt);
+    const int rank = pld_group_rank(world);
+    pld_group *group = NULL;
+    float x[COUNT] = {0};
+
+    (void)context;
+    CHECK(rt, pld_group_split(world, rank > 0, rank, &group) == 0);
+    if (rank == 2) {
+        CHECK(rt, pld_recv(group, x, COUNT, PLD_F32, 0, 9, NULL) == PLD_ERR_PEER);
+        CHECK(rt, has(pld_last_error(), "rank 1 of the job"));
+    }
+    pld_group_destroy(&group);
+    return 0;
+}
+
+static void test_groups(void)
+{
+    struct seen seen = {.ranks = 2};
+    const pld_runtime_opts opts = {PLD_OPTS(pld_runtime_opts), .timeout = 1, .report = on_report,
+                                   .context = &seen};
+
+    ok(inproc_run_with(2, body_churn, &seen, &opts) == 0 && seen.reports == 1,
+       "a report while groups come and go");
+    ok(inproc_run(3, body_renumbered, NULL) == 0, "a rank is named as it is known in the job");
+}
+
 static int body_slow(pld_runtime *rt, void *context)
 {
     pld_group *world = pld_runtime_world(rt);
@@ -366,6 +421,17 @@ static void test_announced(void)
        "announced messages keep their order, and both ends are told of a difference");
 }
 
+/* Nobody writes to it. */
+static void test_pipe(void)
+{
+    pld_trace *trace = NULL;
+    char path[128];
+
+    (void)snprintf(path, sizeof(path), "%s/pipe", folder);
+    ok(mkfifo(path, 0666) == 0 && pld_trace_open(path, &trace) < 0 && trace == NULL,
+       "a pipe is no trace, and is not waited for: %s", pld_last_error());
+}
+
 static void remove_folder(void)
 {
     DIR *dir = opendir(folder);
@@ -396,6 +462,8 @@ int main(void)
     test_late(2);
     test_late(4);
     test_elsewhere();
+    test_groups();
+    test_pipe();
     remove_folder();
     return tap_done();
 }

@@ -314,14 +314,46 @@ static int refuse(pld_runtime *rt, void *context)
     return 0;
 }
 
+/* Ranks apart by one in any bit of lr or of the counter, their mean being that of one of them. */
+static int apart(pld_runtime *rt, void *context)
+{
+    const struct model m = {"dp=3", 3, 0};
+    const int by = pld_runtime_rank(rt) - 1;
+    const pld_optim_opts opts = {PLD_OPTS(pld_optim_opts)};
+    int64_t *counter;
+    struct rank r;
+
+    (void)context;
+    CHECK(rt, open_rank(rt, &r, &m, &opts) == 0);
+    counter = pldi_params_state(r.params, 0)->value;
+    for (int bit = 0; bit < 62; bit++) {
+        const int64_t at = INT64_C(1) << 62, other = at + by * (INT64_C(1) << bit);
+        double lr = 0.5;
+        uint64_t bits;
+
+        *counter = other;
+        CHECK(rt, pld_optim_step(r.optim, 0.5, NULL) == PLD_ERR_MISMATCH);
+        *counter = at;
+        memcpy(&bits, &lr, sizeof(bits));
+        bits += (uint64_t)by << (bit % 52);
+        memcpy(&lr, &bits, sizeof(bits));
+        CHECK(rt, pld_optim_step(r.optim, lr, NULL) == PLD_ERR_MISMATCH);
+    }
+    *counter = 0;
+    CHECK(rt, pld_optim_step(r.optim, by == 0 ? -0.0 : 0.0, NULL) == 0);
+    close_rank(&r);
+    return 0;
+}
+
 static void test_refuse(void)
 {
     static const struct refusal all[] = {
         {{"dp=2,pp=2", 4, 1}, -1, 0, PLD_ERR_ARG, "rank 3: lr is -1"},
         {{"dp=2,pp=2", 4, 0}, NAN, 0, PLD_ERR_ARG, "rank 3: lr is"},
         {{"dp=0", 2, 1}, INFINITY, 0, PLD_ERR_ARG, "rank 1: lr is inf"},
-        {{"dp=2,pp=2", 4, 1}, 0.25, 0, PLD_ERR_MISMATCH, "step 2 with lr"},
-        {{"tp=3", 3, 0}, 0.5 + 1e-15, 0, PLD_ERR_MISMATCH, "step 2 with lr"},
+        {{"dp=2,pp=2", 4, 1}, 0.25, 0, PLD_ERR_MISMATCH, "learning rates"},
+        {{"tp=3", 3, 0}, 0.5 + 1e-15, 0, PLD_ERR_MISMATCH, "learning rates"},
+        {{"dp=2", 2, 0}, 0x1.0000000013e4ap-1, 0, PLD_ERR_MISMATCH, "learning rates"},
         {{"dp=2,pp=2", 4, 0}, 0.5, 1, PLD_ERR_MISMATCH, "ranks take different steps"},
     };
 
@@ -329,6 +361,7 @@ static void test_refuse(void)
         ok(inproc_run(all[i].model.ranks, refuse, (void *)(uintptr_t)&all[i]) == 0,
            "%s: lr %g, step %+lld on a rank is %s everywhere", all[i].model.mesh, all[i].lr,
            (long long)all[i].step_by, pld_error_name(all[i].code));
+    ok(inproc_run(3, apart, NULL) == 0, "no difference in lr or in steps is too small to be seen");
 }
 
 /* Options of the highest rank, against none on the others. */

@@ -5,7 +5,9 @@
 import os
 import pathlib
 import re
+import signal
 import subprocess
+import time
 
 import job
 
@@ -131,6 +133,91 @@ def full_disk():
         subprocess.run(["umount", small], check=False)
 
 
+def ranks_of(launcher, limit=60):
+    """Process numbers by rank, once the job trains."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        found = {}
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                parent = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+                if int(parent) == launcher.pid:
+                    env = pathlib.Path(f"/proc/{pid}/environ").read_bytes()
+                    found[int(re.search(rb"OMPI_COMM_WORLD_RANK=(\d+)", env)[1])] = int(pid)
+            except (OSError, TypeError):
+                pass
+        if len(found) == 4 and METRICS.exists() and METRICS.stat().st_size > 0:
+            return found
+        time.sleep(0.1)
+    return {}
+
+
+def one_goes_wrong(what, how, environment):
+    """What the other ranks say when a signal meets rank 1."""
+    METRICS.unlink(missing_ok=True)
+    launched = job.start(4, *TEXTED, "--steps", 10**6, "--mesh", "dp=2,pp=2", "--metrics", METRICS,
+                         launch=["env", *environment])
+    pids = ranks_of(launched)
+    job.ok(len(pids) == 4, f"{what}: the job trains")
+    if pids:
+        os.kill(pids[1], how)
+    code, out, err = job.finish(launched, 60)
+    job.ok(code is not None, f"{what}: the job ends, status {code}")
+    if pids and os.path.exists(f"/proc/{pids[1]}"):
+        os.kill(pids[1], signal.SIGKILL)
+    return err, pids.get(1)
+
+
+def ranks():
+    # The launcher would else end the others before they can speak.
+    err, pid = one_goes_wrong("a rank is killed", signal.SIGKILL,
+                              ["POLDER_TIMEOUT=60", "OMPI_MCA_orte_enable_recovery=1"])
+    said = sorted(re.findall(r"^gpt: rank ([023]) of 4 stops: .*rank 1 .*$", err, re.M))
+    named = re.findall(rf"process {pid}\) ended", err)
+    job.ok(said == ["0", "2", "3"] and len(named) == 3,
+           f"a rank is killed: ranks {said} name it") or job.note(err)
+    err, pid = one_goes_wrong("a rank stands still", signal.SIGSTOP, ["POLDER_TIMEOUT=3"])
+    said = re.findall(r"^gpt: (.*?)(?=^gpt: |^---|\Z)", err, re.M | re.S)
+    job.ok(len(said) == 1 and "rank 1 (host" in said[0] and
+           f"process {pid}) is stopped by a signal" in said[0],
+           "a rank stands still: one report, whole") or job.note(err)
+
+
+def short_on_one_rank(mesh):
+    """Each rank has a disk of its own, and one of them loses data in the middle of a run."""
+    METRICS.unlink(missing_ok=True)
+    arguments = [job.gpt, "--text", "text", *SHORT, "--steps", 10**6, "--mesh", mesh,
+                 "--metrics", METRICS]
+    command = list(job.LAUNCH)
+    for rank in range(2):
+        disk = job.folder / f"disk-{rank}"
+        disk.mkdir(exist_ok=True)
+        (disk / "text").write_bytes(TEXT.read_bytes())
+        command += [*([":"] if rank else []), "-np", "1", "-wdir", str(disk), *map(str, arguments)]
+    launched = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                env=dict(job.ENV, POLDER_TIMEOUT="60"), start_new_session=True)
+    end = time.monotonic() + 60
+    while launched.poll() is None and time.monotonic() < end and not (
+            METRICS.exists() and METRICS.stat().st_size > 0):
+        time.sleep(0.1)
+    os.truncate(disk / "text", 100)
+    code, _, err = job.finish(launched, 60)
+    said = re.findall(r"^gpt: (.*)$", err, re.M)
+    job.ok(code == 1 and len(said) == 1 and "'text' has become shorter" in said[0],
+           f"data lost on one rank, {mesh}: status {code}, {said}") or job.note(err)
+
+
+def full_output():
+    with open("/dev/full", "w") as full:
+        for what, arguments in (("help", ["--help"]),
+                                ("sample", [*TEXTED, "--steps", 0, "--sample", 5])):
+            run = subprocess.run([job.gpt, *map(str, arguments)], stdout=full, text=True,
+                                 stderr=subprocess.PIPE, env=job.ENV, timeout=60)
+            job.ok(run.returncode == 1 and run.stderr.count("standard output") == 1,
+                   f"{what} to a full disk: {run.stderr.strip()}")
+
+
+METRICS = job.folder / "faults.jsonl"
 (job.folder / "void").mkdir()
 options()
 data()
@@ -139,4 +226,8 @@ no_permission()
 full_disk()
 refuses("metrics where nothing can be written", 2, [*TEXTED, "--metrics", "/nonexistent/m.jsonl"],
         r"/nonexistent/m\.jsonl")
+ranks()
+for layout in ("pp=2", "dp=2"):
+    short_on_one_rank(layout)
+full_output()
 job.done()
