@@ -269,6 +269,13 @@ static void test_elsewhere(void)
        "the report has both, and where");
 }
 
+/* Leaves the program time to go on between a report and the alarm. */
+static void on_report_slowly(const char *text, void *context)
+{
+    (void)usleep(50000);
+    on_report(text, context);
+}
+
 /* A report is made while groups come and go. */
 static int body_churn(pld_runtime *rt, void *context)
 {
@@ -315,8 +322,8 @@ static int body_renumbered(pld_runtime *rt, void *context)
 static void test_groups(void)
 {
     struct seen seen = {.ranks = 2};
-    const pld_runtime_opts opts = {PLD_OPTS(pld_runtime_opts), .timeout = 1, .report = on_report,
-                                   .context = &seen};
+    const pld_runtime_opts opts = {PLD_OPTS(pld_runtime_opts), .timeout = 1,
+                                   .report = on_report_slowly, .context = &seen};
 
     ok(inproc_run_with(2, body_churn, &seen, &opts) == 0 && seen.reports == 1,
        "a report while groups come and go");

@@ -186,8 +186,8 @@ def ranks():
 def short_on_one_rank(mesh):
     """Each rank has a disk of its own, and one of them loses data in the middle of a run."""
     METRICS.unlink(missing_ok=True)
-    arguments = [job.gpt, "--text", "text", *SHORT, "--steps", 10**6, "--mesh", mesh,
-                 "--metrics", METRICS]
+    arguments = [os.path.abspath(job.gpt), "--text", "text", *SHORT, "--steps", 10**6,
+                 "--mesh", mesh, "--metrics", METRICS]
     command = list(job.LAUNCH)
     for rank in range(2):
         disk = job.folder / f"disk-{rank}"
