@@ -120,14 +120,16 @@ static int seat_all(struct pldi_team *t, const struct card *cards)
     }
     if (t->rank != 0 && pldi_shm_map(&cards[0].place, &t->shm) < 0)
         return 0;
+    if (t->shm.data == NULL)
+        return 0;
     /* The pages of a seat belong where its rank runs. */
     memset(pldi_team_seat(t, t->rank), 0, sizeof(struct pldi_seat) + 2 * t->notes_bytes);
-    if (t->shm.data != NULL && pldi_mail_bytes(t->size) > 0) {
+    if (pldi_mail_bytes(t->size) > 0) {
         t->peers = pldi_mail_create(t, t->shm.data + (size_t)t->size * t->seat_bytes);
         if (t->peers == NULL)
             return 0;
     }
-    return t->shm.data == NULL ? 0 : 1 | direct;
+    return 1 | direct;
 }
 
 static int introduce(pld_group *group, struct pldi_team **team, struct card *cards)
