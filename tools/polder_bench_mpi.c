@@ -108,7 +108,7 @@ static MPI_User_function *half_operator(pld_dtype dtype, pld_op redop)
                                                          prod_f16};
 
     if (dtype == PLD_F16)
-        return __builtin_cpu_supports("f16c") ? f16[redop] : NULL;
+        return __builtin_cpu_supports("avx2") ? f16[redop] : NULL;
 #endif
     return dtype == PLD_BF16 ? bf16[redop] : NULL;
 }
