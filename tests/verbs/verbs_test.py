@@ -198,13 +198,14 @@ def jobs(where, coll, gpt):
                  Job(where, "rc", 4, "collectives", coll, nodes=2),
                  Job(where, "ud", 4, "collectives", coll, shm=False)]
     else:
-        list_ = [Job(where, "rc", 4, "collectives", coll)]
+        list_ = [Job(where, "rc", 4, "collectives", coll),
+                 Job(where, "ud", 4, "collectives", coll)]
     if where == "one" or not gpt:
         list_.append(Job(where, "ob1", 4, "collectives", coll, shm=where != "one"))
     if gpt:
-        list_.append(Job(where, "rc", 4, "training", gpt + ["--steps", str(STEPS)], shm=False))
-        if where != "one":
-            list_.append(Job(where, "ob1", 4, "training", gpt + ["--steps", str(STEPS)], shm=False))
+        wires = ("rc", "ud") if where == "one" else ("rc", "ob1")
+        list_ += [Job(where, wire, 4, "training", gpt + ["--steps", str(STEPS)], shm=False)
+                  for wire in wires]
     if gpt and where == "one":
         saving = gpt + ["--steps", str(ALL_STEPS), "--save-every", "1", "--ckpt", CHECKPOINTS]
         list_ += [Interrupted(where, "rc", 4, "interrupted", saving, shm=False),
