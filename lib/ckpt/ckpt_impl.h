@@ -111,6 +111,9 @@ int pldi_ckpt_read_manifest(const char *path, struct ckpt_manifest *out);
 /** Are all shards there with the right size?  CORRUPT names the first that is not. */
 int pldi_ckpt_check_shards(const char *path, const struct ckpt_manifest *m);
 
+/** Both: is the checkpoint complete, as far as can be told without reading its tensors? */
+int pldi_ckpt_check(const char *path);
+
 /** Which checkpoint is meant?  *out_path NULL (and 0): "latest", and there is none.
  *  NOTFOUND, CORRUPT, IO, NOMEM. */
 int pldi_ckpt_resolve(const pld_ckpt *c, const char *which, char **out_path);

@@ -48,21 +48,10 @@ static uint64_t directory_bytes(const char *path)
     return sum;
 }
 
-static int check(const char *path)
-{
-    struct ckpt_manifest m = {0};
-    int rc = pldi_ckpt_read_manifest(path, &m);
-
-    if (rc == PLD_OK)
-        rc = pldi_ckpt_check_shards(path, &m);
-    pldi_ckpt_manifest_free(&m);
-    return rc;
-}
-
 static int look_at(pld_run *run, size_t i)
 {
     pld_run_entry *e = &run->entries[i];
-    const int rc = check(run->found[i].path);
+    const int rc = pldi_ckpt_check(run->found[i].path);
 
     if (rc == PLD_ERR_NOMEM)
         return rc;

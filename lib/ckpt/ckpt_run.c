@@ -197,7 +197,7 @@ int pldi_ckpt_check_shards(const char *path, const struct ckpt_manifest *m)
     return PLD_OK;
 }
 
-static int check(const char *path)
+int pldi_ckpt_check(const char *path)
 {
     struct ckpt_manifest m = {0};
     int rc = pldi_ckpt_read_manifest(path, &m);
@@ -218,7 +218,7 @@ static int newest(const char *directory, char **out)
 
     PLDI_TRY(pldi_ckpt_list(directory, &found, &count));
     pldi_ckpt_list_by_time(found, count);
-    while (i < count && check(found[i].path) < 0)
+    while (i < count && pldi_ckpt_check(found[i].path) < 0)
         i++;
     *out = NULL;
     if (i < count) {
@@ -358,7 +358,7 @@ void pldi_ckpt_retain(const char *directory, int keep)
         if (good >= keep)
             pldi_ckpt_discard(directory, found[i].path);
         else
-            good += check(found[i].path) == PLD_OK;
+            good += pldi_ckpt_check(found[i].path) == PLD_OK;
     }
     pldi_ckpt_list_free(found, count);
 }
