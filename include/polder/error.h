@@ -30,7 +30,8 @@ PLD_BEGIN_DECLS
     X(PLD_ERR_TRANSPORT, -10, "MPI, NCCL or shared-memory error")                                  \
     X(PLD_ERR_INTERNAL, -11, "defect in polder; please report")                                    \
     X(PLD_ERR_MISMATCH, -12, "ranks or files disagree with each other")                            \
-    X(PLD_ERR_NOTFOUND, -13, "no such file, checkpoint or name")
+    X(PLD_ERR_NOTFOUND, -13, "no such file, checkpoint or name")                                   \
+    X(PLD_ERR_DEVICE, -14, "CUDA error")
 
 enum {
     PLD_OK = 0,

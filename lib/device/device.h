@@ -1,0 +1,238 @@
+/* SPDX-FileCopyrightText: The polder authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+
+/**
+ * @file device.h
+ * What the core asks of the CUDA plugin: one table of functions.
+ *
+ * The plugin, libpolder-cuda.so, is opened when a runtime wants a GPU, and never
+ * closed again, for CUDA does not survive that.  It is built with the core and
+ * must be of the same version.  It includes this header, links nothing of the core,
+ * and gets what it needs of it by `struct pldi_plugin_host`.
+ *
+ * All functions put work into a stream and return; none waits for the device but
+ * those that say so.  Pointers are of the device unless they say otherwise.
+ */
+#ifndef PLDI_DEVICE_H
+#define PLDI_DEVICE_H
+
+#include <polder/coll.h>
+#include <polder/device.h>
+#include <polder/dtype.h>
+
+#include <stdint.h>
+
+/** Bumped with every change of what follows. */
+enum { PLDI_PLUGIN_ABI = 1 };
+
+/** Symbol by which the core finds the plugin. */
+#define PLDI_PLUGIN_SYMBOL "pldi_plugin_cuda"
+
+/** What the core lends the plugin. */
+struct pldi_plugin_host {
+    int (*fail)(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+    void *(*alloc)(size_t count, size_t bytes, const char *what); /**< as pldi_alloc() */
+    void (*free)(void *memory);
+};
+
+/** Which GPU. */
+struct pldi_device_wish {
+    int local_rank; /**< among the ranks of the node */
+    int local_size;
+    const char *pci; /**< wanted: its PCI id; NULL: by local rank and nearness to the rank's cpus */
+    const unsigned char *cpus; /**< bit per processor this rank may run on */
+    size_t cpus_bytes;
+};
+
+/** A piece of device memory. */
+struct pldi_range {
+    const void *data;
+    size_t count;
+    pld_dtype dtype;
+};
+
+/**
+ * Of one optimizer step, in device memory, so that neither clipping nor skipping needs
+ * the host.  The first members are summed over the ranks as f64 between the kernels that
+ * fill them in and those that read them.
+ */
+struct pldi_step_vote {
+    double square;   /**< of the gradients' norm */
+    double infinite; /**< ranks whose share is not finite */
+};
+
+/** Made of that by step_decide(), and kept from step to step. */
+struct pldi_step_control {
+    double norm;         /**< sqrt(square); NaN if not finite */
+    int64_t t;           /**< updates made, this one included unless skipped */
+    float factor;        /**< gradients are multiplied by it; includes the unscaling */
+    float step_size;     /**< AdamW: lr / (1 - beta1^t) */
+    float sqrt_factor;   /**< AdamW: 1 / sqrt(1 - beta2^t) */
+    int32_t skip;        /**< 1: the gradients are not finite; set them to zero, nothing else */
+};
+
+/** What step_decide() goes by. */
+struct pldi_step_rule {
+    double lr, beta1, beta2;
+    double clip;    /**< largest norm; 0: any */
+    double unscale; /**< gradients carry 1/unscale as a factor; 1 without loss scaling */
+};
+
+/** One optimizer sweep.  value, grad: of `dtype`; the rest f32. */
+struct pldi_device_sweep {
+    void *value;
+    void *grad;    /**< set to zero */
+    float *master; /**< of f16 and bf16 values; NULL for f32 */
+    float *first;  /**< AdamW: exp_avg; SGD: momentum, or NULL */
+    float *second; /**< AdamW: exp_avg_sq */
+    size_t count;
+    pld_dtype dtype, grad_dtype;
+    float lr, beta1, beta2, eps, momentum;
+    float decay_factor; /**< 1 - lr * weight_decay, or 1 */
+    int adamw;          /**< 0: SGD */
+};
+
+/** A communicator of NCCL. */
+struct pldi_comm;
+
+enum { PLDI_COMM_ID_BYTES = 128 };
+
+enum pldi_comm_kind {
+    PLDI_COMM_ALLREDUCE,
+    PLDI_COMM_REDUCE,
+    PLDI_COMM_REDUCE_SCATTER,
+    PLDI_COMM_ALLGATHER,
+    PLDI_COMM_BROADCAST,
+    PLDI_COMM_SEND,
+    PLDI_COMM_RECV
+};
+
+struct pldi_comm_call {
+    enum pldi_comm_kind kind;
+    const void *send;
+    void *recv;
+    size_t count; /**< as that of the NCCL function */
+    pld_dtype dtype;
+    pld_op op;
+    double scale; /**< 1: none; else op is PLD_SUM and inputs are multiplied first */
+    int peer;     /**< or root */
+};
+
+/**
+ * NCCL.  All calls of all communicators of a process are made by one thread at a time, in
+ * an order that is the same on all ranks.  Communicators are non-blocking: what a function
+ * began is over when poll() says so, and until then no other may be called for it but
+ * poll() and abort().
+ */
+struct pldi_comm_ops {
+    /** A new id, for rank 0 to give to the others. */
+    int (*make_id)(pld_device *device, unsigned char id[PLDI_COMM_ID_BYTES]);
+    int (*init)(pld_device *device, const unsigned char id[PLDI_COMM_ID_BYTES], int rank, int size,
+                struct pldi_comm **out);
+    /** color < 0: *out = NULL. */
+    int (*split)(struct pldi_comm *comm, int color, int key, struct pldi_comm **out);
+    /** 1: nothing is under way on the host's side; 0: something is; or the error that ended it.
+     *  Only queries: a watchdog may call it beside everything else. */
+    int (*poll)(struct pldi_comm *comm);
+    /** Memory that operations will use again and again; it must outlive the communicator. */
+    int (*register_memory)(struct pldi_comm *comm, void *memory, size_t bytes);
+    int (*enqueue)(struct pldi_comm *comm, const struct pldi_comm_call *call, pld_stream stream);
+    /** Calls between the two are one launch.  end() begins what poll() tells the end of. */
+    int (*group_begin)(pld_device *device);
+    int (*group_end)(pld_device *device);
+    /** End all that is under way, whatever state it is in.  Frees.  NULL is fine. */
+    void (*abort)(struct pldi_comm **comms, size_t n);
+    /** Nothing may be under way.  Frees; may wait for the device. */
+    int (*close)(struct pldi_comm **comm);
+};
+
+/** The plugin's functions over one device; those of polder/device.h stand for themselves. */
+struct pldi_device_ops {
+    void (*close)(pld_device *device);
+    void (*get_info)(const pld_device *device, pld_device_info *out);
+    int (*alloc)(pld_device *device, size_t bytes, pld_mem_kind kind, void **out);
+    void (*free)(pld_device *device, void *memory);
+    pld_mem_kind (*where)(pld_device *device, const void *memory);
+    int (*free_bytes)(pld_device *device, uint64_t *out);
+    int (*copy)(pld_device *device, void *dst, const void *src, size_t bytes, pld_stream stream);
+    int (*fill)(pld_device *device, void *dst, int byte, size_t bytes, pld_stream stream);
+    int (*stream_create)(pld_device *device, int urgent, pld_stream *out);
+    void (*stream_destroy)(pld_device *device, pld_stream *stream);
+    int (*stream_wait)(pld_device *device, pld_stream stream);
+    int (*event_create)(pld_device *device, int timed, pld_event *out);
+    void (*event_destroy)(pld_device *device, pld_event *event);
+    int (*event_record)(pld_device *device, pld_event event, pld_stream stream);
+    int (*stream_after)(pld_device *device, pld_stream stream, pld_event event);
+    int (*event_test)(pld_device *device, pld_event event, int *done);
+    int (*event_wait)(pld_device *device, pld_event event);
+    int (*event_seconds)(pld_device *device, pld_event begin, pld_event end, double *out);
+    int (*module_open)(pld_device *device, const void *image, pld_module **out);
+    void (*module_close)(pld_module **module);
+    int (*module_find)(pld_module *module, const char *name, pld_kernel *out);
+    int (*launch)(pld_module *module, pld_kernel kernel, const pld_launch *launch,
+                  pld_stream stream, void **arguments);
+    int (*graph_begin)(pld_device *device, pld_stream stream);
+    int (*graph_end)(pld_device *device, pld_stream stream, pld_graph **out);
+    int (*graph_launch)(pld_graph *graph, pld_stream stream);
+    void (*graph_destroy)(pld_graph **graph);
+
+    /* Kernels.  Numerics as in device_kernels.h: f16 and bf16 in f32, rounded once. */
+
+    /** Each of dsts[d][i] = scale * op over s of srcs[s][i], s ascending.  A dst may be a src. */
+    int (*reduce)(pld_device *device, void *const *dsts, int n_dsts, const void *const *srcs,
+                  int n_srcs, size_t count, pld_dtype dtype, pld_op op, double scale,
+                  pld_stream stream);
+    /** vote = sum of squares over all ranges, and whether it is finite, in an order that
+     *  depends on their counts alone.  f32, f16, bf16, f64. */
+    int (*sum_squares)(pld_device *device, const struct pldi_range *ranges, size_t n,
+                       struct pldi_step_vote *vote, pld_stream stream);
+    int (*step_decide)(pld_device *device, const struct pldi_step_vote *vote,
+                       const struct pldi_step_rule *rule, struct pldi_step_control *control,
+                       pld_stream stream);
+    int (*sweep)(pld_device *device, const struct pldi_device_sweep *sweep,
+                 const struct pldi_step_control *control, pld_stream stream);
+    /** Between any two of f32, f16, bf16, f64; to nearest even, NaN stays NaN. */
+    int (*cast)(pld_device *device, void *dst, pld_dtype to, const void *src, pld_dtype from,
+                size_t count, pld_stream stream);
+    /** *out (of the device) = a hash of the bytes, the same as pldi_device_hash() makes of them. */
+    int (*hash)(pld_device *device, const void *data, size_t bytes, uint64_t *out,
+                pld_stream stream);
+    /** HDF5's byte shuffle of `count` elements of `width` bytes: all first bytes, all second ... */
+    int (*shuffle)(pld_device *device, void *dst, const void *src, size_t count, size_t width,
+                   pld_stream stream);
+
+    const struct pldi_comm_ops *comm; /**< NULL: NCCL was not found; see comm_note() */
+    const char *(*comm_note)(const pld_device *device); /**< why not, one sentence; or "" */
+};
+
+/** The head of the plugin's object. */
+struct pld_device {
+    const struct pldi_device_ops *ops;
+};
+
+/** What PLDI_PLUGIN_SYMBOL returns. */
+struct pldi_plugin {
+    uint32_t abi;
+    const char *version; /**< pld_version() of the build */
+    /** PLD_ERR_UNSUPPORTED, with the reason: no driver, none that is new enough, no GPU. */
+    int (*open)(const struct pldi_plugin_host *host, const struct pldi_device_wish *wish,
+                pld_device **out);
+};
+
+/**
+ * Find the plugin, check its version and open the GPU.  PLD_ERR_UNSUPPORTED if any of it
+ * is not there, with one sentence that says what and where it was looked for.
+ */
+int pldi_device_open(const struct pldi_device_wish *wish, pld_device **out);
+
+/** NULL is fine. */
+void pldi_device_close(pld_device **device);
+
+/**
+ * The hash of the kernel of that name, on the host: the sum over all 8-byte words w_i (the
+ * last one padded with zeros) of mix(w_i + (i+1) * 0x9e3779b97f4a7c15), plus mix(bytes), modulo
+ * 2^64, where mix is the finalizer of SplitMix64.  A sum, so that it can be formed in any order.
+ */
+uint64_t pldi_device_hash(const void *data, size_t bytes);
+
+#endif /* PLDI_DEVICE_H */
