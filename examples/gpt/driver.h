@@ -75,8 +75,7 @@ struct gpt_trainer {
     int32_t *sample; /**< [seq + 1] */
     int32_t *tokens; /**< [microbatches][sequences][seq], of this step */
     int32_t *targets;
-    double loss_sum; /**< of this rank's microbatches of this step */
-    int failed;      /**< code of this rank's model in this step, sentence in gpt_last_error() */
+    int failed; /**< code of this rank's model in this step, sentence in gpt_last_error() */
 };
 
 /** Read the command line; local.  PLD_ERR_ARG with the option that is wrong in gpt_last_error(). */

@@ -1,164 +1,47 @@
 /* SPDX-FileCopyrightText: The polder authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/*
- * The head: final norm, logits, cross-entropy, and at once their gradients.
- *
- * The logits of `head_rows` rows exist at a time, as blocks of GPT_HEAD_COLS
- * columns that are one dense matrix each: while a block is in cache it enters the
- * sums of exponentials, and later becomes its gradient and meets its part of the
- * embedding matrix and of that one's gradient.
- */
+/* The head: final norm, logits, cross-entropy, and at once their gradients, part by part. */
 
-#include "gemm.h"
 #include "stage.h"
 
-#include <math.h>
-#include <string.h>
-
-/* Some rows and what belongs to them. */
-struct part {
-    int rows;
-    const float *hidden; /* [rows][C] after the norm */
-    const int32_t *targets;
-    float scale;
-};
-
-static struct gpt_norm norm_of(const struct gpt_stage *s, size_t row)
+static struct gpt_layer_norm norm_of(const struct gpt_stage *s, int first, int rows)
 {
-    return (struct gpt_norm){
-        .weight = s->own.of[GPT_LNFW].value,
-        .bias = s->own.of[GPT_LNFB].value,
-        .mean = s->scratch.mean + row,
-        .rstd = s->scratch.rstd + row,
+    return (struct gpt_layer_norm){
+        .weight = &s->own.of[GPT_LNFW],
+        .bias = &s->own.of[GPT_LNFB],
+        .mean = s->scratch.mean + first,
+        .rstd = s->scratch.rstd + first,
+        .rows = rows,
     };
 }
 
-static int width(const struct gpt_stage *s, int first)
+void gpt_head(struct gpt_stage *s, const void *x, const int32_t *targets, float scale, void *dx)
 {
-    const int left = s->config.vocab - first;
-
-    return left < GPT_HEAD_COLS ? left : GPT_HEAD_COLS;
-}
-
-static float *block(const struct gpt_stage *s, int first)
-{
-    return s->scratch.logits + (size_t)first * (size_t)s->head_rows;
-}
-
-static const float *embedding(const struct gpt_stage *s, int first)
-{
-    return s->own.of[GPT_WTE].value + (size_t)first * (size_t)s->config.channels;
-}
-
-/* Logits, and per row the logarithm of the sum of their exponentials in place of the maximum. */
-static void logits(struct gpt_stage *s, const struct part *part)
-{
-    const int c = s->config.channels;
-    float *maximum = s->scratch.maximum, *sum = s->scratch.sum;
-
-    for (int i = 0; i < part->rows; i++) {
-        maximum[i] = -INFINITY;
-        sum[i] = 0;
-    }
-    for (int first = 0; first < s->config.vocab; first += GPT_HEAD_COLS) {
-        const int n = width(s, first);
-
-        gemm_nt(part->rows, n, c, 1.0F, part->hidden, c, embedding(s, first), c, 0.0F,
-                block(s, first), n);
-        gpt_lap(s, GPT_HEAD);
-        s->kernels->logsumexp(maximum, sum, block(s, first), (size_t)part->rows, (size_t)n);
-        gpt_lap(s, GPT_LOSS);
-    }
-    for (int i = 0; i < part->rows; i++)
-        maximum[i] += logf(sum[i]);
-}
-
-static float *target_logit(const struct gpt_stage *s, int row, int target)
-{
-    const int first = target / GPT_HEAD_COLS * GPT_HEAD_COLS;
-
-    return block(s, first) + (size_t)row * (size_t)width(s, first) + (target - first);
-}
-
-static double losses(const struct gpt_stage *s, const struct part *part)
-{
-    double sum = 0;
-
-    for (int i = 0; i < part->rows; i++)
-        sum += (double)s->scratch.maximum[i] - (double)*target_logit(s, i, part->targets[i]);
-    return sum;
-}
-
-/* The gradient of the logits in their place; its products with both factors. */
-static void gradients(struct gpt_stage *s, const struct part *part, float *dhidden)
-{
-    const int c = s->config.channels;
-    float *dweight = s->own.of[GPT_WTE].grad;
-
-    for (int first = 0; first < s->config.vocab; first += GPT_HEAD_COLS) {
-        const int n = width(s, first);
-        float *d = block(s, first);
-
-        s->kernels->probabilities(d, s->scratch.maximum, part->scale, (size_t)part->rows,
-                                  (size_t)n);
-        for (int i = 0; i < part->rows; i++)
-            if (part->targets[i] >= first && part->targets[i] < first + n)
-                *target_logit(s, i, part->targets[i]) -= part->scale;
-        gpt_lap(s, GPT_LOSS);
-        gemm_nn(part->rows, c, n, d, n, embedding(s, first), c, first == 0 ? 0.0F : 1.0F, dhidden,
-                c);
-        gemm_tn(n, c, part->rows, d, n, part->hidden, c, 1.0F, dweight + (size_t)first * (size_t)c,
-                c);
-        gpt_lap(s, GPT_HEAD);
-    }
-}
-
-static void norm_backward(struct gpt_stage *s, size_t row, int rows, const float *x, float *dhidden,
-                          float *dx)
-{
-    const size_t c = (size_t)s->config.channels;
-    const struct gpt_norm norm = norm_of(s, row);
-
-    memset(dx, 0, (size_t)rows * c * sizeof(*dx));
-    s->kernels->norm_backward(dx, dhidden, s->own.of[GPT_LNFW].grad, s->own.of[GPT_LNFB].grad,
-                              &norm, x, (size_t)rows, c);
-    gpt_lap(s, GPT_NORM);
-}
-
-double gpt_head(struct gpt_stage *s, const float *x, const int32_t *targets, float scale, float *dx)
-{
-    const size_t c = (size_t)s->config.channels;
-    double loss = 0;
+    const size_t row_bytes = (size_t)s->config.channels * s->element;
 
     for (int first = 0; first < s->rows.count; first += s->head_rows) {
-        const size_t at = (size_t)first * c;
+        const size_t at = (size_t)first * row_bytes;
         const int left = s->rows.count - first;
-        struct part part = {.rows = left < s->head_rows ? left : s->head_rows,
-                            .hidden = s->scratch.norm,
-                            .targets = targets + first,
-                            .scale = scale};
-        struct gpt_norm norm = norm_of(s, (size_t)first);
+        const struct gpt_part part = {.rows = left < s->head_rows ? left : s->head_rows,
+                                      .hidden = s->scratch.norm,
+                                      .targets = targets + first,
+                                      .scale = scale};
+        const struct gpt_layer_norm norm = norm_of(s, first, part.rows);
 
-        s->kernels->norm(s->scratch.norm, &norm, x + at, (size_t)part.rows, c);
-        gpt_lap(s, GPT_NORM);
-        logits(s, &part);
-        loss += losses(s, &part);
-        if (scale != 0) {
-            gradients(s, &part, s->scratch.wide);
-            norm_backward(s, (size_t)first, part.rows, x + at, s->scratch.wide, dx + at);
-        }
+        s->backend->norm(s, &norm, (const char *)x + at, s->scratch.norm);
+        s->backend->head(s, &part, s->scratch.wide);
+        if (scale != 0)
+            s->backend->norm_backward(s, &norm, (const char *)x + at, (char *)dx + at,
+                                      s->scratch.wide, 1);
     }
-    return loss;
+    s->backend->head_done(s);
 }
 
-void gpt_head_logits(struct gpt_stage *s, const float *x, float *out)
+int gpt_head_logits(struct gpt_stage *s, const void *x, float *out)
 {
-    const int c = s->config.channels;
-    struct gpt_norm norm = norm_of(s, 0);
+    const struct gpt_layer_norm norm = norm_of(s, 0, 1);
 
-    s->kernels->norm(s->scratch.norm, &norm, x, 1, (size_t)c);
-    cblas_sgemv(CblasRowMajor, CblasNoTrans, s->config.vocab, c, 1.0F, embedding(s, 0), c,
-                s->scratch.norm, 1, 0.0F, out, 1);
-    gpt_lap(s, GPT_HEAD);
+    s->backend->norm(s, &norm, x, s->scratch.norm);
+    return s->broken != 0 ? s->broken : s->backend->logits(s, s->scratch.norm, out);
 }

@@ -136,21 +136,42 @@ static int same_model(const char *path, const struct gpt_config *file,
     return 0;
 }
 
-static int load_set(const struct gpt_stage *s, const struct gpt_tensors *set, int layer,
-                    const char *path, FILE *file)
+static int read_tensor(struct gpt_stage *s, const struct gpt_tensor *tensor, FILE *file,
+                       float *values)
 {
-    struct gpt_tensor_info info;
+    if (fread(values, sizeof(*values), tensor->count, file) != tensor->count)
+        return PLD_ERR_IO;
+    return s->backend->put(s, tensor->value, values, tensor->count * sizeof(*values));
+}
 
-    for (enum gpt_kind k = 0; k < GPT_KINDS; k++) {
-        if (set->of[k].id < 0)
-            continue;
-        gpt_tensor_describe(&s->config, k, layer, &info);
-        if (fseeko(file, offset_of(&s->config, k, layer), SEEK_SET) != 0 ||
-            fread(set->of[k].value, sizeof(float), (size_t)info.count, file) != (size_t)info.count)
-            return gpt_fail(PLD_ERR_IO, "'%s': cannot read %s: %s", path, info.name,
-                            ferror(file) ? strerror(errno) : "the file ends before it");
-    }
-    return 0;
+static int load_tensor(struct gpt_stage *s, enum gpt_kind kind, int layer,
+                       const struct gpt_tensor *tensor, const char *path, FILE *file)
+{
+    float *values = malloc(tensor->count * sizeof(*values));
+    struct gpt_tensor_info info;
+    int rc = PLD_ERR_IO;
+
+    gpt_tensor_describe(&s->config, kind, layer, &info);
+    if (values == NULL)
+        return gpt_fail(PLD_ERR_NOMEM, "no memory for %s", info.name);
+    if (fseeko(file, offset_of(&s->config, kind, layer), SEEK_SET) == 0)
+        rc = read_tensor(s, tensor, file, values);
+    free(values);
+    if (rc == PLD_ERR_IO)
+        return gpt_fail(PLD_ERR_IO, "'%s': cannot read %s: %s", path, info.name,
+                        ferror(file) ? strerror(errno) : "the file ends before it");
+    return rc;
+}
+
+static int load_set(struct gpt_stage *s, const struct gpt_tensors *set, int layer, const char *path,
+                    FILE *file)
+{
+    int rc = 0;
+
+    for (enum gpt_kind k = 0; k < GPT_KINDS && rc == 0; k++)
+        if (set->of[k].id >= 0)
+            rc = load_tensor(s, k, layer, &set->of[k], path, file);
+    return rc;
 }
 
 int gpt_llmc_load(struct gpt_stage *s, const char *path)
@@ -169,6 +190,7 @@ int gpt_llmc_load(struct gpt_stage *s, const char *path)
     for (int l = 0; l < s->layer_count && rc == 0; l++)
         rc = load_set(s, &s->layers[l], s->first_layer + l, path, file);
     (void)fclose(file);
+    gpt_stage_changed(s);
     return rc;
 }
 

@@ -3,7 +3,7 @@
 
 /**
  * @file model.h
- * GPT-2 on the processor, cut into pipeline stages.
+ * GPT-2 on the processor or a GPU, cut into pipeline stages.
  *
  * The architecture is GPT-2 exactly (Radford et al., 2019): learned positions,
  * LayerNorm (eps 1e-5) before each block and at the end, causal attention scaled
@@ -12,7 +12,12 @@
  *
  * A stage holds a run of layers.  The first one also embeds, the last one also
  * computes the loss; the embedding matrix lives on both and is a `shared`
- * tensor.  What crosses a boundary is f32 [batch][seq][channels].
+ * tensor.  What crosses a boundary is [batch][seq][channels] of the stage's dtype.
+ *
+ * Parameters and their gradients are f32.  With dtype bf16 activations are bf16, and
+ * matrix products read a copy of the parameters that is rounded once a step.  On a GPU
+ * everything but tokens is in its memory, and a stage's calls put work into a stream
+ * and return; those that say so wait.
  *
  * Gradients are added to those of the params, in the order of the calls.  The
  * last stage computes the gradients of loss and logits in its *forward*, where
@@ -25,6 +30,7 @@
 #ifndef GPT_MODEL_H
 #define GPT_MODEL_H
 
+#include <polder/device.h>
 #include <polder/params.h>
 
 #include <stddef.h>
@@ -63,6 +69,8 @@ struct gpt_stage_opts {
     int seq;           /**< tokens of a sequence, <= max_seq */
     int live;          /**< most microbatches between forward and backward at once */
     int microbatches;  /**< of one step: after the last one's backward gradients are final */
+    pld_dtype dtype;   /**< of activations: PLD_F32, or PLD_BF16 on a GPU */
+    pld_device *device; /**< where to compute, and where the params are; NULL: the processor */
 };
 
 /** "One sentence" of this thread's latest failing gpt_ function. */
@@ -127,43 +135,60 @@ void gpt_stage_on_ready(struct gpt_stage *stage, int (*ready)(void *context, int
  */
 int gpt_stage_init(struct gpt_stage *stage, uint64_t seed);
 
+/** Values were changed by somebody else than the optimizer between two steps (a checkpoint was
+ *  loaded), and are to be read again. */
+void gpt_stage_changed(struct gpt_stage *stage);
+
+/** On a GPU: the stream for what comes from now on; at first one of the stage's own.  Who changes
+ *  it makes the new one wait for the old one. */
+void gpt_stage_use(struct gpt_stage *stage, pld_stream stream);
+pld_stream gpt_stage_stream(const struct gpt_stage *stage);
+
 /**
  * Forward of one microbatch.
  *
- * @param tokens      [batch][seq]; NULL unless first stage
- * @param targets     [batch][seq]; NULL unless last stage
+ * @param tokens      [batch][seq]; NULL unless first stage.  On a GPU pinned memory, which is
+ *                    not to be changed before gpt_stage_settle()
+ * @param targets     [batch][seq]; NULL unless last stage; as tokens
  * @param grad_scale  gradients are those of grad_scale times the sum of the losses of all
  *                    tokens; 0: evaluate only, no backward follows and no gradient is touched
  * @param in          [batch][seq][channels], valid until backward; NULL on the first stage
  * @param out         as in; NULL on the last stage
- * @param loss_sum    last stage: receives the sum over tokens of -log p(target); else untouched;
- *                    may be NULL
  * @return 0; PLD_ERR_ARG: a token or target outside the vocabulary; PLD_ERR_STATE: the params
- *         are not committed, the microbatch is live already, or `live` others are
+ *         are not committed, the microbatch is live already, or `live` others are; PLD_ERR_DEVICE
  */
 int gpt_stage_forward(struct gpt_stage *stage, int microbatch, const int32_t *tokens,
-                      const int32_t *targets, float grad_scale, const float *in, float *out,
-                      double *loss_sum);
+                      const int32_t *targets, float grad_scale, const void *in, void *out);
+
+/**
+ * Sum over the tokens of all forwards since the last call of -log p(target); 0 unless last
+ * stage.  Waits for those forwards, not for what came after them.
+ */
+int gpt_stage_loss(struct gpt_stage *stage, double *out);
+
+/** Wait until tokens and targets of all calls so far have been read. */
+int gpt_stage_settle(struct gpt_stage *stage);
 
 /**
  * Backward of one microbatch, whose forward had a grad_scale other than 0.
- * PLD_ERR_STATE: it had not; and what ready() of gpt_stage_on_ready() says.
+ * PLD_ERR_STATE: it had not; PLD_ERR_DEVICE; and what ready() of gpt_stage_on_ready() says.
  * @param grad_out  [batch][seq][channels]; NULL on the last stage
  * @param grad_in   as grad_out; NULL on the first stage
  */
-int gpt_stage_backward(struct gpt_stage *stage, int microbatch, const float *in,
-                       const float *grad_out, float *grad_in);
+int gpt_stage_backward(struct gpt_stage *stage, int microbatch, const void *in,
+                       const void *grad_out, void *grad_in);
 
 /**
- * Forward of a single sequence for sampling; no microbatch may be live.
+ * Forward of a single sequence for sampling; no microbatch may be live.  Waits on the last stage.
  * @param count   tokens of the sequence, 1 .. seq
  * @param tokens  [count]; NULL unless first stage
  * @param in      [count][channels]; NULL on the first stage
  * @param out     as in; NULL on the last stage
- * @param logits  [vocab], of what follows the last token; NULL unless last stage
+ * @param logits  [vocab] in the host's memory, of what follows the last token; NULL unless last
+ *                stage
  */
-int gpt_stage_logits(struct gpt_stage *stage, int count, const int32_t *tokens, const float *in,
-                     float *out, float *logits);
+int gpt_stage_logits(struct gpt_stage *stage, int count, const int32_t *tokens, const void *in,
+                     void *out, float *logits);
 
 /** Measure (on != 0) or not; off at first.  Starts again from zero. */
 void gpt_stage_measure(struct gpt_stage *stage, int on);

@@ -7,7 +7,7 @@
 
 #include <polder/error.h>
 
-#include <string.h>
+#include <stdlib.h>
 
 static int add(struct gpt_stage *s, enum gpt_kind kind, int layer, struct gpt_tensor *out)
 {
@@ -22,6 +22,7 @@ static int add(struct gpt_stage *s, enum gpt_kind kind, int layer, struct gpt_te
     param.shape[1] = info.ndim == 2 ? info.cols : 0;
     param.decay = info.ndim == 2;
     param.shared = kind == GPT_WTE && s->opts.stages > 1;
+    out->count = (size_t)info.count;
     rc = pld_params_add(s->params, &param, &out->id);
     return rc == 0 ? 0 : gpt_fail(rc, "%s", pld_last_error());
 }
@@ -73,6 +74,7 @@ static int bind_set(const struct gpt_stage *s, struct gpt_tensors *set)
         t->grad = pld_params_grad(s->params, t->id);
         if (t->value == NULL)
             return gpt_fail(PLD_ERR_STATE, "the params of a stage are not committed yet");
+        t->factor = t->value;
     }
     return 0;
 }
@@ -90,36 +92,53 @@ int gpt_tensors_bind(struct gpt_stage *s)
     return rc;
 }
 
-static void initial(const struct gpt_stage *s, struct gpt_tensors *set, int layer, uint64_t seed)
-{
-    struct gpt_tensor_info info;
+/* As many values at a time as the processor's cache holds. */
+enum { PIECE = 1 << 16 };
 
+static int initial(struct gpt_stage *s, const struct gpt_tensors *set, int layer, uint64_t seed,
+                   float *piece)
+{
     for (enum gpt_kind k = 0; k < GPT_KINDS; k++) {
-        if (set->of[k].id < 0)
-            continue;
-        gpt_tensor_describe(&s->config, k, layer, &info);
-        gpt_tensor_initial(&s->config, k, layer, seed, 0, info.count, set->of[k].value);
+        const struct gpt_tensor *t = &set->of[k];
+        const int64_t all = t->id >= 0 ? (int64_t)t->count : 0;
+
+        for (int64_t first = 0; first < all; first += PIECE) {
+            const int64_t count = all - first < PIECE ? all - first : PIECE;
+            int rc;
+
+            gpt_tensor_initial(&s->config, k, layer, seed, first, count, piece);
+            rc = s->backend->put(s, t->value + first, piece, (size_t)count * sizeof(*piece));
+            if (rc != 0)
+                return rc;
+        }
     }
+    return 0;
 }
 
 int gpt_stage_init(struct gpt_stage *s, uint64_t seed)
 {
     int rc = gpt_tensors_bind(s);
+    float *piece;
 
     if (rc != 0)
         return rc;
-    initial(s, &s->own, 0, seed);
-    for (int l = 0; l < s->layer_count; l++)
-        initial(s, &s->layers[l], s->first_layer + l, seed);
-    return 0;
+    piece = malloc(PIECE * sizeof(*piece));
+    if (piece == NULL)
+        return gpt_fail(PLD_ERR_NOMEM, "no memory for initial values");
+    rc = initial(s, &s->own, 0, seed, piece);
+    for (int l = 0; l < s->layer_count && rc == 0; l++)
+        rc = initial(s, &s->layers[l], s->first_layer + l, seed, piece);
+    free(piece);
+    gpt_stage_changed(s);
+    return rc;
 }
 
 int gpt_ready(struct gpt_stage *s, const struct gpt_tensor *tensor)
 {
     int rc;
 
-    if (!s->final || s->ready == NULL || tensor->id < 0)
-        return 0;
+    if (s->broken != 0 || !s->final || s->ready == NULL || tensor->id < 0)
+        return s->broken;
     rc = s->ready(s->ready_context, tensor->id);
     gpt_lap(s, GPT_CLASSES); /* what the caller does then is not the model's time */
     return rc < 0 ? gpt_fail(rc, "%s", pld_last_error()) : 0;

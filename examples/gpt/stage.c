@@ -9,78 +9,78 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <time.h>
 
-/* Memory is cut twice: from NULL to learn its size, then from what was allocated. */
-struct cut {
-    char *base;
-    size_t used;
-};
+/* Rounds of device memory, so that every array can be read 16 bytes at a time. */
+enum { ALIGNMENT = 256 };
 
-static void *take(struct cut *cut, size_t count, size_t size)
+void *gpt_take(struct gpt_cut *cut, size_t count, size_t size)
 {
     void *at = cut->base != NULL ? cut->base + cut->used : NULL;
 
-    cut->used += (count * size + 63) / 64 * 64;
+    cut->used += (count * size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     return at;
 }
 
-static float *floats(struct cut *cut, size_t rows, size_t cols)
+static float *floats(struct gpt_cut *cut, size_t rows, size_t cols)
 {
-    return take(cut, rows * cols, sizeof(float));
+    return gpt_take(cut, rows * cols, sizeof(float));
 }
 
-static void cut_saved(struct cut *cut, const struct gpt_stage *s, int own_input,
+/* Activations of all rows. */
+static void *wide(struct gpt_cut *cut, const struct gpt_stage *s, size_t times)
+{
+    const size_t rows = (size_t)s->rows.count, c = (size_t)s->config.channels;
+
+    return gpt_take(cut, rows * c * times, s->element);
+}
+
+static void cut_saved(struct gpt_cut *cut, const struct gpt_stage *s, int own_input,
                       struct gpt_saved *out)
 {
-    const size_t rows = (size_t)s->rows.count, c = (size_t)s->config.channels;
+    const size_t rows = (size_t)s->rows.count;
 
-    out->x = own_input ? floats(cut, rows, c) : NULL;
+    out->x = own_input ? wide(cut, s, 1) : NULL;
     out->mean1 = floats(cut, rows, 1);
     out->rstd1 = floats(cut, rows, 1);
-    out->qkv = floats(cut, rows, 3 * c);
+    out->qkv = wide(cut, s, 3);
     out->lse = floats(cut, rows, (size_t)s->config.heads);
-    out->attention = floats(cut, rows, c);
-    out->middle = floats(cut, rows, c);
+    out->attention = wide(cut, s, 1);
+    out->middle = wide(cut, s, 1);
     out->mean2 = floats(cut, rows, 1);
     out->rstd2 = floats(cut, rows, 1);
-    out->fc = floats(cut, rows, 4 * c);
+    out->fc = wide(cut, s, 4);
+    out->act = s->keeps_act ? wide(cut, s, 4) : NULL;
 }
 
-static void cut_head(struct cut *cut, struct gpt_stage *s)
+static void cut_head(struct gpt_cut *cut, struct gpt_stage *s)
 {
-    const size_t rows = (size_t)s->rows.count, head = (size_t)s->head_rows;
-    const size_t blocks = ((size_t)s->config.vocab + GPT_HEAD_COLS - 1) / GPT_HEAD_COLS;
+    const size_t rows = (size_t)s->rows.count;
     struct gpt_scratch *t = &s->scratch;
 
-    t->final = floats(cut, rows, (size_t)s->config.channels);
+    t->final = wide(cut, s, 1);
     t->mean = floats(cut, rows, 1);
     t->rstd = floats(cut, rows, 1);
-    t->logits = floats(cut, blocks * head, GPT_HEAD_COLS);
-    t->maximum = floats(cut, head, 1);
-    t->sum = floats(cut, head, 1);
+    t->targets = gpt_take(cut, rows, sizeof(*t->targets));
 }
 
-static void cut_scratch(struct cut *cut, struct gpt_stage *s)
+static void cut_scratch(struct gpt_cut *cut, struct gpt_stage *s)
 {
-    const size_t rows = (size_t)s->rows.count, c = (size_t)s->config.channels;
-    const size_t seq = (size_t)s->rows.seq;
     struct gpt_scratch *t = &s->scratch;
 
     cut_saved(cut, s, 1, &t->layer);
-    t->norm = floats(cut, rows, c);
-    t->wide = floats(cut, rows, 4 * c);
-    t->wide2 = floats(cut, rows, 4 * c);
-    t->dx = floats(cut, rows, c);
-    t->scores = floats(cut, GPT_QUERIES, seq);
-    t->dscores = floats(cut, GPT_QUERIES, seq);
-    t->delta = floats(cut, seq, 1);
+    t->norm = wide(cut, s, 1);
+    t->wide = wide(cut, s, 4);
+    t->wide2 = wide(cut, s, 4);
+    t->dx = wide(cut, s, 1);
+    if (s->first)
+        t->tokens = gpt_take(cut, (size_t)s->rows.count, sizeof(*t->tokens));
     if (s->last)
         cut_head(cut, s);
+    s->backend->scratch(cut, s);
 }
 
-static void cut_slot(struct cut *cut, struct gpt_stage *s, struct gpt_slot *slot)
+static void cut_slot(struct gpt_cut *cut, struct gpt_stage *s, struct gpt_slot *slot)
 {
     const size_t rows = (size_t)s->rows.count;
 
@@ -88,14 +88,14 @@ static void cut_slot(struct cut *cut, struct gpt_stage *s, struct gpt_slot *slot
     for (int l = 0; l < s->layer_count; l++)
         cut_saved(cut, s, s->first || l > 0, &slot->layers[l]);
     if (s->last)
-        slot->dx = floats(cut, rows, (size_t)s->config.channels);
+        slot->dx = wide(cut, s, 1);
     if (s->first)
-        slot->tokens = take(cut, rows, sizeof(*slot->tokens));
+        slot->tokens = gpt_take(cut, rows, sizeof(*slot->tokens));
 }
 
 static size_t cut_all(struct gpt_stage *s, char *base)
 {
-    struct cut cut = {.base = base};
+    struct gpt_cut cut = {.base = base};
 
     for (int i = 0; i < s->opts.live; i++)
         cut_slot(&cut, s, &s->slots[i]);
@@ -103,11 +103,10 @@ static size_t cut_all(struct gpt_stage *s, char *base)
     return cut.used;
 }
 
-/* Large pages, where the system has them, save the matrix products from missing the TLB. */
 static int allocate(struct gpt_stage *s)
 {
-    const size_t page = (size_t)2 << 20;
     size_t bytes;
+    int rc;
 
     s->layers = calloc((size_t)s->layer_count + 1, sizeof(*s->layers));
     s->slots = calloc((size_t)s->opts.live, sizeof(*s->slots));
@@ -118,14 +117,13 @@ static int allocate(struct gpt_stage *s)
         if (s->slots[i].layers == NULL)
             return gpt_fail(PLD_ERR_NOMEM, "no memory for %d live microbatches", s->opts.live);
     }
-    bytes = (cut_all(s, NULL) + page - 1) / page * page;
-    s->memory = aligned_alloc(page, bytes);
-    if (s->memory == NULL)
-        return gpt_fail(PLD_ERR_NOMEM,
+    bytes = cut_all(s, NULL);
+    rc = s->backend->alloc(s, bytes, &s->memory);
+    if (rc != 0)
+        return gpt_fail(rc,
                         "no memory for the activations of %d live microbatches of %d tokens in %d "
                         "layers: %zu bytes",
                         s->opts.live, s->rows.count, s->layer_count, bytes);
-    (void)madvise(s->memory, bytes, MADV_HUGEPAGE);
     (void)cut_all(s, s->memory);
     return 0;
 }
@@ -166,13 +164,16 @@ static int build(struct gpt_stage *s, const struct gpt_stage_opts *opts, pld_par
     s->opts = *opts;
     s->config = opts->config;
     s->params = params;
+    s->backend = opts->device != NULL ? &gpt_cuda : &gpt_cpu;
     s->first = opts->stage == 0;
     s->last = opts->stage == opts->stages - 1;
     s->rows = (struct gpt_rows){opts->batch, opts->seq, opts->batch * opts->seq};
-    s->head_rows = even_parts(s->rows.count, GPT_HEAD_ROWS);
-    s->kernels = gpt_kernels();
+    s->element = opts->dtype == PLD_BF16 ? 2 : sizeof(float);
+    s->head_rows = even_parts(s->rows.count, s->backend->head_rows(s));
     rc = gpt_config_split(&s->config, opts->seq, opts->stage, opts->stages, &s->first_layer,
                           &s->layer_count);
+    if (rc == 0)
+        rc = s->backend->open(s);
     if (rc == 0)
         rc = allocate(s);
     return rc == 0 ? gpt_tensors_add(s) : rc;
@@ -208,7 +209,10 @@ void gpt_stage_destroy(struct gpt_stage **stage)
         free(s->slots[i].layers);
     free(s->slots);
     free(s->layers);
-    free(s->memory);
+    if (s->memory != NULL)
+        s->backend->free(s, s->memory);
+    if (s->backend != NULL)
+        s->backend->close(s);
     free(s);
     *stage = NULL;
 }
@@ -224,6 +228,33 @@ void gpt_stage_on_ready(struct gpt_stage *stage, int (*ready)(void *context, int
 {
     stage->ready = ready;
     stage->ready_context = context;
+}
+
+void gpt_stage_use(struct gpt_stage *stage, pld_stream stream)
+{
+    stage->stream = stream;
+}
+
+pld_stream gpt_stage_stream(const struct gpt_stage *stage)
+{
+    return stage->stream;
+}
+
+int gpt_stage_loss(struct gpt_stage *stage, double *out)
+{
+    *out = 0;
+    return stage->last ? stage->backend->loss(stage, out) : 0;
+}
+
+int gpt_stage_settle(struct gpt_stage *stage)
+{
+    return stage->backend->settle(stage);
+}
+
+void gpt_broken(struct gpt_stage *stage, int code)
+{
+    if (stage->broken == 0)
+        stage->broken = code;
 }
 
 static double now(void)

@@ -5,6 +5,7 @@
 #ifndef GPT_STAGE_H
 #define GPT_STAGE_H
 
+#include "backend.h"
 #include "kernels.h"
 #include "model.h"
 #include "tensors.h"
@@ -17,8 +18,11 @@ enum { GPT_HEAD_ROWS = 512, GPT_HEAD_COLS = 2048 };
 enum { GPT_QUERIES = 64 };
 
 struct gpt_tensor {
-    int id; /**< in the params; -1: not on this stage */
-    float *value, *grad;
+    int id;             /**< in the params; -1: not on this stage */
+    size_t count;       /**< elements */
+    float *value;       /**< what is trained, saved and exchanged */
+    float *grad;        /**< as value */
+    const void *factor; /**< [count] of the stage's dtype: value itself, or rounded from it */
 };
 
 /** Tensors by kind: those of a layer, or those outside the layers. */
@@ -31,39 +35,57 @@ struct gpt_rows {
     int batch, seq, count; /**< count = batch * seq */
 };
 
-/** What the backward of a layer needs of its forward: 10 floats per row and channel. */
+/** What the backward of a layer needs of its forward: 10 elements per row and channel. */
 struct gpt_saved {
-    float *x;             /**< [rows][C] its input, unless that is the caller's */
+    void *x;              /**< [rows][C] its input, unless that is the caller's */
     float *mean1, *rstd1; /**< [rows] */
-    float *qkv;           /**< [rows][3C] */
+    void *qkv;            /**< [rows][3C] */
     float *lse;           /**< [batch][heads][seq] log of the sums of attention */
-    float *attention;     /**< [rows][C] */
-    float *middle;        /**< [rows][C] residual stream between the halves */
+    void *attention;      /**< [rows][C] */
+    void *middle;         /**< [rows][C] residual stream between the halves */
     float *mean2, *rstd2; /**< [rows] */
-    float *fc;            /**< [rows][4C] before GELU */
+    void *fc;             /**< [rows][4C] before GELU */
+    void *act;            /**< [rows][4C] after it, if the stage keeps_act; else NULL */
 };
 
 /** One live microbatch. */
 struct gpt_slot {
     int microbatch; /**< -1: free */
     struct gpt_saved *layers;
-    float *dx;       /**< last stage: [rows][C], the gradient that the head has found */
+    void *dx;        /**< last stage: [rows][C], the gradient that the head has found */
     int32_t *tokens; /**< first stage: [rows] */
 };
 
 /** What is used within one call only. */
 struct gpt_scratch {
-    struct gpt_saved layer;  /**< of a forward without backward */
-    float *norm;             /**< [rows][C] */
-    float *wide, *wide2;     /**< [rows][4C] */
-    float *dx;               /**< [rows][C] */
-    float *scores, *dscores; /**< [GPT_QUERIES][seq] */
-    float *delta;            /**< [seq] */
+    struct gpt_saved layer;   /**< of a forward without backward */
+    void *norm;               /**< [rows][C] */
+    void *wide, *wide2;       /**< [rows][4C] */
+    void *dx;                 /**< [rows][C] */
+    float *delta;             /**< [batch][heads][seq], of attention's backward */
+    int32_t *tokens;          /**< first stage: [rows] of a forward without backward */
     /* last stage alone */
-    float *final, *mean, *rstd; /**< [rows][C], [rows]: what the head reads */
-    float *logits;              /**< blocks of [head rows][GPT_HEAD_COLS] */
-    float *maximum, *sum;       /**< [head rows] */
+    void *final;              /**< [rows][C]: what the head reads */
+    float *mean, *rstd;       /**< [rows] */
+    int32_t *targets;         /**< [rows] */
+    void *logits;             /**< of [head rows] */
+    /* processor alone */
+    float *scores, *dscores;  /**< [GPT_QUERIES][seq] */
+    float *maximum, *sum;     /**< [head rows] */
+    /* GPU alone */
+    float *partial;           /**< sums of some rows each */
+    float *losses;            /**< [head rows] */
+    double *loss;             /**< sum since it was last fetched */
 };
+
+/** Memory is cut twice: from NULL to learn its size, then from what was allocated. */
+struct gpt_cut {
+    char *base;
+    size_t used;
+};
+
+/** The next `count` pieces of `size` bytes, aligned to 256 bytes. */
+void *gpt_take(struct gpt_cut *cut, size_t count, size_t size);
 
 struct gpt_stage {
     struct gpt_stage_opts opts;
@@ -72,10 +94,17 @@ struct gpt_stage {
     int first, last; /**< 1: has the embedding, has the head */
     int head_rows;
     struct gpt_rows rows;
+    const struct gpt_backend *backend;
+    void *own_state; /**< the backend's */
     const struct gpt_kernels *kernels;
+    pld_stream stream;
+    size_t element; /**< bytes of an activation's */
+    int keeps_act;  /**< 1: results of GELU are saved */
+    int broken;     /**< code of the first operation that failed */
 
     pld_params *params;
     int bound; /**< 1: addresses of tensors are known */
+    int fresh; /**< 1: factors are those of the values */
     struct gpt_tensors own, *layers;
 
     struct gpt_slot *slots;
@@ -86,6 +115,7 @@ struct gpt_stage {
     void *ready_context;
     int backwards; /**< of this step */
     int final;     /**< 1: the one under way is the last of the step */
+    double loss;   /**< processor: sum since it was last asked for */
 
     int measuring;
     double lap; /**< when the last piece of work ended */
@@ -105,39 +135,34 @@ void gpt_lap(struct gpt_stage *stage, enum gpt_class class);
 int gpt_tokens_check(const struct gpt_stage *stage, const char *what, const int32_t *tokens,
                      int count);
 
-/** Out is [rows][C]. */
-void gpt_embed(struct gpt_stage *stage, struct gpt_rows rows, const int32_t *tokens, float *out);
-void gpt_embed_backward(struct gpt_stage *stage, struct gpt_rows rows, const int32_t *tokens,
-                        const float *dx);
-
 /** One layer; out may be x. */
 void gpt_layer_forward(struct gpt_stage *stage, int layer, struct gpt_rows rows,
-                       const struct gpt_saved *saved, const float *x, float *out);
+                       const struct gpt_saved *saved, const void *x, void *out);
 
 /** dx: in the gradient of the layer's output, out that of its input.  What ready() says. */
 int gpt_layer_backward(struct gpt_stage *stage, int layer, struct gpt_rows rows,
-                       const struct gpt_saved *saved, const float *x, float *dx);
+                       const struct gpt_saved *saved, const void *x, void *dx);
 
 /** The gradient of a tensor is complete if this is the step's last backward. */
 int gpt_ready(struct gpt_stage *stage, const struct gpt_tensor *tensor);
-
-/** qkv [rows][3C] -> saved->attention, saved->lse */
-void gpt_attention(struct gpt_stage *stage, struct gpt_rows rows, const struct gpt_saved *saved);
-
-/** dout [rows][C] -> dqkv [rows][3C] */
-void gpt_attention_backward(struct gpt_stage *stage, struct gpt_rows rows,
-                            const struct gpt_saved *saved, const float *dout, float *dqkv);
 
 /**
  * Final norm, logits, loss, and with a scale other than 0 their gradients.
  * @param x   [rows][C]
  * @param dx  as x, receives its gradient; not touched with scale 0
- * @return sum of losses
  */
-double gpt_head(struct gpt_stage *stage, const float *x, const int32_t *targets, float scale,
-                float *dx);
+void gpt_head(struct gpt_stage *stage, const void *x, const int32_t *targets, float scale,
+              void *dx);
 
-/** Logits [vocab] of one row. */
-void gpt_head_logits(struct gpt_stage *stage, const float *x, float *logits);
+/** Logits [vocab] of one row, for the host. */
+int gpt_head_logits(struct gpt_stage *stage, const void *x, float *logits);
+
+/* Of the processor's backend. */
+void gpt_cpu_attention(struct gpt_stage *stage, struct gpt_rows rows,
+                       const struct gpt_saved *saved);
+void gpt_cpu_attention_backward(struct gpt_stage *stage, struct gpt_rows rows,
+                                const struct gpt_saved *saved, const void *dout, void *dqkv);
+void gpt_cpu_head(struct gpt_stage *stage, const struct gpt_part *part, void *dhidden);
+int gpt_cpu_logits(struct gpt_stage *stage, const void *hidden, float *out);
 
 #endif /* GPT_STAGE_H */

@@ -24,8 +24,14 @@ struct account {
  */
 static int share_loss(struct gpt_trainer *t, int rc, double *loss)
 {
-    double sums[3] = {t->loss_sum, t->failed < 0, rc < 0};
-    int shared = pld_allreduce(t->world, sums, sums, 3, PLD_F64, PLD_SUM, NULL);
+    double sums[3] = {0};
+    int shared;
+
+    if (rc == 0 && t->failed == 0)
+        t->failed = gpt_stage_loss(t->stage, &sums[0]);
+    sums[1] = t->failed < 0;
+    sums[2] = rc < 0;
+    shared = pld_allreduce(t->world, sums, sums, 3, PLD_F64, PLD_SUM, NULL);
 
     if (shared < 0)
         return rc < 0 ? rc : gpt_from_polder(shared);
@@ -41,7 +47,6 @@ static int forward_backward(struct gpt_trainer *t, double *loss)
 {
     int rc;
 
-    t->loss_sum = 0;
     t->failed = gpt_batch_read(t);
     /* Also without tokens: other stages, which may have theirs, wait for this one's messages. */
     rc = pld_pipe_step(t->pipe);

@@ -123,17 +123,13 @@ static int forward(void *context, int stage, int microbatch, const void *in, voi
     const size_t at = (size_t)microbatch * (size_t)t->sequences * (size_t)t->seq;
     const int first = t->pp_rank == 0, last = t->pp_rank == t->pp_size - 1;
     const double all = (double)t->options->batch * t->seq;
-    double loss = 0;
-    int rc;
 
     (void)stage;
     if (t->failed < 0)
         return t->failed; /* there are no tokens */
-    rc = gpt_stage_forward(t->stage, microbatch, first ? t->tokens + at : NULL,
-                           last ? t->targets + at : NULL, (float)(1 / all), in, out, &loss);
-    t->loss_sum += loss;
-    t->failed = rc;
-    return rc;
+    t->failed = gpt_stage_forward(t->stage, microbatch, first ? t->tokens + at : NULL,
+                                  last ? t->targets + at : NULL, (float)(1 / all), in, out);
+    return t->failed;
 }
 
 static int backward(void *context, int stage, int microbatch, const void *in, const void *grad_out,

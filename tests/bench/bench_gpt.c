@@ -85,7 +85,7 @@ static int gemm(struct bench *b)
 static int step(struct bench *b)
 {
     const float scale = 1.0F / (float)(b->o.batch * b->o.seq);
-    int rc = gpt_stage_forward(b->stage, 0, b->tokens, b->tokens + 1, scale, NULL, NULL, NULL);
+    int rc = gpt_stage_forward(b->stage, 0, b->tokens, b->tokens + 1, scale, NULL, NULL);
 
     return rc == 0 ? gpt_stage_backward(b->stage, 0, NULL, NULL, NULL) : rc;
 }

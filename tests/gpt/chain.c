@@ -100,8 +100,8 @@ int chain_forward(struct chain *c, int microbatch, int slot, const int32_t *toke
     for (int i = 0; i <= last && rc == 0; i++)
         rc = gpt_stage_forward(c->stage[i], microbatch, i == 0 ? tokens : NULL,
                                i == last ? targets : NULL, scale, before(c, slot, i),
-                               after(c, slot, i), loss);
-    return rc;
+                               after(c, slot, i));
+    return rc == 0 && loss != NULL ? gpt_stage_loss(c->stage[last], loss) : rc;
 }
 
 int chain_backward(struct chain *c, int microbatch, int slot)

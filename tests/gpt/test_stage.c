@@ -188,7 +188,8 @@ static void try_create(pld_mesh *mesh, struct gpt_stage_opts o, const char *part
 static void test_create(void)
 {
     struct chain c = open_chain(1, 1, 1);
-    const struct gpt_stage_opts good = {config, 0, 1, BATCH, SEQ, 1, 1};
+    const struct gpt_stage_opts good = {
+        .config = config, .stages = 1, .batch = BATCH, .seq = SEQ, .live = 1, .microbatches = 1};
     struct gpt_stage_opts o = good;
     struct gpt_stage *stage = NULL;
     pld_params *params = NULL;
@@ -198,6 +199,9 @@ static void test_create(void)
     o = good;
     o.live = 0;
     try_create(c.mesh, o, "live 0");
+    o = good;
+    o.dtype = PLD_BF16;
+    try_create(c.mesh, o, "in bf16 on a GPU alone");
     o = good;
     o.stages = 5;
     try_create(c.mesh, o, "a model of 3 layers makes 1 to 4 stages");

@@ -28,11 +28,12 @@ static struct head head_of(const struct gpt_stage *s, struct gpt_rows rows,
     const int c = s->config.channels, size = c / s->config.heads;
     const size_t row = (size_t)b * (size_t)rows.seq, column = (size_t)h * (size_t)size;
     const size_t first = row * 3 * (size_t)c + column;
+    const float *qkv = saved->qkv;
 
     return (struct head){
-        .q = saved->qkv + first,
-        .k = saved->qkv + first + c,
-        .v = saved->qkv + first + 2 * (size_t)c,
+        .q = qkv + first,
+        .k = qkv + first + c,
+        .v = qkv + first + 2 * (size_t)c,
         .lse = saved->lse + ((size_t)b * (size_t)s->config.heads + (size_t)h) * (size_t)rows.seq,
         .qkv = first,
         .out = row * (size_t)c + column,
@@ -64,15 +65,18 @@ static void head_forward(struct gpt_stage *s, const struct head *h, int seq, flo
     }
 }
 
-void gpt_attention(struct gpt_stage *s, struct gpt_rows rows, const struct gpt_saved *saved)
+void gpt_cpu_attention(struct gpt_stage *s, struct gpt_rows rows, const struct gpt_saved *saved)
 {
+    float *out = saved->attention;
+
     for (int b = 0; b < rows.batch; b++) {
         for (int h = 0; h < s->config.heads; h++) {
             const struct head head = head_of(s, rows, saved, b, h);
 
-            head_forward(s, &head, rows.seq, saved->attention + head.out);
+            head_forward(s, &head, rows.seq, out + head.out);
         }
     }
+    gpt_lap(s, GPT_ATTENTION);
 }
 
 /* One strip: p and ds from the gradient of the output, then what they give to q, k and v.  The
@@ -109,15 +113,19 @@ static void head_backward(struct gpt_stage *s, const struct head *h, int seq, co
     }
 }
 
-void gpt_attention_backward(struct gpt_stage *s, struct gpt_rows rows,
-                            const struct gpt_saved *saved, const float *dout, float *dqkv)
+void gpt_cpu_attention_backward(struct gpt_stage *s, struct gpt_rows rows,
+                                const struct gpt_saved *saved, const void *dout, void *dqkv)
 {
+    const float *out = saved->attention, *slope = dout;
+    float *result = dqkv;
+
     for (int b = 0; b < rows.batch; b++) {
         for (int h = 0; h < s->config.heads; h++) {
             const struct head head = head_of(s, rows, saved, b, h);
 
-            head_backward(s, &head, rows.seq, saved->attention + head.out, dout + head.out,
-                          dqkv + head.qkv);
+            head_backward(s, &head, rows.seq, out + head.out, slope + head.out,
+                          result + head.qkv);
         }
     }
+    gpt_lap(s, GPT_ATTENTION);
 }

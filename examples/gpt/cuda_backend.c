@@ -1,0 +1,2 @@
+#include "stage.h"
+const struct gpt_backend gpt_cuda;
