@@ -234,6 +234,14 @@ int pldi_device_open(const struct pldi_device_wish *wish, pld_device **out);
 /** NULL is fine. */
 void pldi_device_close(pld_device **device);
 
+/** What is put into `later` from now on begins after what is in `earlier` now.  The event is
+ *  free for other use when the call returns. */
+int pldi_device_order(pld_device *device, pld_event event, pld_stream earlier, pld_stream later);
+
+/** Zeroed memory of the device, in the order of `stream`; the sentence names `what`. */
+int pldi_device_zeros(pld_device *device, size_t count, size_t bytes, const char *what,
+                      pld_stream stream, void **out);
+
 /**
  * The hash of the kernel of that name, on the host: the sum over all 8-byte words w_i (the
  * last one padded with zeros) of mix(w_i + (i+1) * 0x9e3779b97f4a7c15), plus mix(bytes), modulo
