@@ -18,6 +18,8 @@ const char *const pldi_cuda_kernel_names[PLDI_CUDA_KERNELS] = {
 #undef PLDI_CUDA_X
 };
 
+#define refuse(device, ...) pldi_cuda_of(device)->host->fail(PLD_ERR_ARG, __VA_ARGS__)
+
 /* Arrays that a kernel walks over together. */
 struct places {
     struct {
@@ -194,7 +196,7 @@ int pldi_cuda_reduce(pld_device *device, void *const *dsts, int n_dsts, const vo
     int rc;
 
     if (pld_dtype_bytes(dtype) == 0)
-        return pldi_cuda_refuse(device, "dtype %d is none", (int)dtype);
+        return refuse(device, "dtype %d is none", (int)dtype);
     if (count == 0 || n_dsts == 0)
         return PLD_OK;
     if (n_srcs == 1 && scale == 1 && pld_dtype_bytes(dtype) == 2) { /* a copy of all bits */
@@ -276,8 +278,8 @@ int pldi_cuda_sum_squares(pld_device *device, const struct pldi_range *ranges, s
 
     for (size_t r = 0; r < n; r++)
         if (!is_floating(ranges[r].dtype))
-            return pldi_cuda_refuse(device, "range %zu is of %s, which has no norm", r,
-                                    pld_dtype_name(ranges[r].dtype));
+            return refuse(device, "range %zu is of %s, which has no norm", r,
+                          pld_dtype_name(ranges[r].dtype));
     do {
         const size_t left = n - done;
         const size_t batch = left < PLDI_CUDA_PARTIALS ? left : PLDI_CUDA_PARTIALS;
@@ -321,8 +323,8 @@ int pldi_cuda_sweep(pld_device *device, const struct pldi_device_sweep *sweep,
     struct places places = {.n = 0};
 
     if (kernel == PLDI_CUDA_KERNELS)
-        return pldi_cuda_refuse(device, "no optimizer kernel for values of %s and gradients of %s",
-                                pld_dtype_name(sweep->dtype), pld_dtype_name(sweep->grad_dtype));
+        return refuse(device, "no optimizer kernel for values of %s and gradients of %s",
+                      pld_dtype_name(sweep->dtype), pld_dtype_name(sweep->grad_dtype));
     if (sweep->count == 0)
         return PLD_OK;
     add_place(&places, sweep->value, sweep->dtype);
@@ -358,8 +360,7 @@ int pldi_cuda_cast(pld_device *device, void *dst, pld_dtype to, const void *src,
     if (to == from && is_floating(to))
         return pldi_cuda_reduce(device, &dst, 1, &src, 1, count, to, PLD_SUM, 1, stream);
     if (kernel == PLDI_CUDA_KERNELS)
-        return pldi_cuda_refuse(device, "no kernel casts %s to %s", pld_dtype_name(from),
-                                pld_dtype_name(to));
+        return refuse(device, "no kernel casts %s to %s", pld_dtype_name(from), pld_dtype_name(to));
     if (count == 0)
         return PLD_OK;
     step = VECTOR / (to_bytes < from_bytes ? to_bytes : from_bytes);

@@ -40,7 +40,7 @@ struct pldi_device_wish {
     int local_rank; /**< among the ranks of the node */
     int local_size;
     const char *pci; /**< wanted: its PCI id; NULL: by local rank and nearness to the rank's cpus */
-    const unsigned char *cpus; /**< bit per processor this rank may run on */
+    const unsigned char *cpus; /**< [local_size][cpus_bytes], bit per processor a rank may run on */
     size_t cpus_bytes;
 };
 
@@ -150,6 +150,11 @@ struct pldi_comm_ops {
     int (*close)(struct pldi_comm **comm);
 };
 
+/** How the plugin's modules and graphs begin. */
+struct pldi_device_handle {
+    pld_device *device;
+};
+
 /** The plugin's functions over one device; those of polder/device.h stand for themselves. */
 struct pldi_device_ops {
     void (*close)(pld_device *device);
@@ -208,13 +213,14 @@ struct pldi_device_ops {
     int (*unshuffle)(pld_device *device, void *dst, const void *src, size_t count, size_t width,
                      pld_stream stream);
 
-    const struct pldi_comm_ops *comm; /**< NULL: NCCL was not found; see comm_note() */
-    const char *(*comm_note)(const pld_device *device); /**< why not, one sentence; or "" */
+    const char *(*comm_note)(const pld_device *device); /**< why `comm` is NULL; or "" */
 };
 
 /** The head of the plugin's object. */
 struct pld_device {
     const struct pldi_device_ops *ops;
+    const struct pldi_comm_ops *comm; /**< NULL: NCCL was not found; see comm_note() */
+    int sharing;                      /**< the core's: ranks that use this GPU */
 };
 
 /** What PLDI_PLUGIN_SYMBOL returns. */

@@ -5,28 +5,26 @@
 
 #include "device/device.h"
 
-static uint64_t mix(uint64_t x)
+/* Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014. */
+static uint64_t mix(uint64_t z)
 {
-    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9U;
-    x = (x ^ x >> 27) * 0x94d049bb133111ebU;
-    return x ^ x >> 31;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9U;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebU;
+    return z ^ (z >> 31);
 }
 
 uint64_t pldi_device_hash(const void *data, size_t bytes)
 {
     const unsigned char *at = data;
     uint64_t sum = mix(bytes);
-    uint64_t number = 0;
+    uint64_t i = 0;
 
-    for (size_t left = bytes; left > 0;) {
-        const size_t n = left < sizeof(uint64_t) ? left : sizeof(uint64_t);
+    for (size_t done = 0; done < bytes; done += 8) {
+        const size_t n = bytes - done < 8 ? bytes - done : 8;
         uint64_t word = 0;
 
-        memcpy(&word, at, n);
-        number += 0x9e3779b97f4a7c15U;
-        sum += mix(word + number);
-        at += n;
-        left -= n;
+        memcpy(&word, at + done, n);
+        sum += mix(word + ++i * 0x9e3779b97f4a7c15U);
     }
     return sum;
 }
