@@ -28,8 +28,8 @@ struct fake_kernel {
     const size_t *argument_bytes; /**< [n_arguments], size of each parameter */
 };
 
-/** The symbol to export; default visibility. */
+/** The symbol to export. */
 #define FAKE_KERNELS_SYMBOL "fake_kernels"
-extern const struct fake_kernel fake_kernels[];
+extern __attribute__((visibility("default"))) const struct fake_kernel fake_kernels[];
 
 #endif /* FAKE_KERNELS_H */
