@@ -93,6 +93,16 @@ int pldi_params_states(const pld_params *params);
 const struct pldi_param_state *pldi_params_state(const pld_params *params, int index);
 
 /**
+ * A state of which the device has the original: pull() waits for it and brings it to where the
+ * state is, push() takes there what was put into the state.  NULL takes it back.
+ */
+void pldi_params_set_mirror(pld_params *params, int (*pull)(void *), int (*push)(void *),
+                            void *context);
+/** Before states are read, and after they were written. */
+int pldi_params_pull(pld_params *params);
+int pldi_params_push(pld_params *params);
+
+/**
  * For shared tensors: the group of the pipeline stages that hold parameter `id`
  * (this rank's dp coordinate), ordered by stage; NULL if the tensor is held by
  * this stage alone.  Made by commit, owned by the params.

@@ -40,6 +40,9 @@ struct pld_params {
 
     int (*finish)(void *);
     void *finish_context;
+    int (*pull)(void *);
+    int (*push)(void *);
+    void *mirror_context;
 
     pld_device *device; /* NULL: the host */
     pld_stream stream;  /* the caller's, for values and gradients */
