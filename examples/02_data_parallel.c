@@ -65,11 +65,11 @@ static double learn(pld_params *params, pld_dp *dp, uint64_t n, int count)
             g2[h][o] += error[o] * hidden[h] / (float)count;
             back[h] += error[o] * w2[h][o] / (float)count;
         }
-    CHECK(pld_dp_ready(dp, 1));
+    CHECK(pld_dp_ready(dp, 1, NULL));
     for (int h = 0; h < WIDTH; h++)
         for (int i = 0; i < IN; i++)
             g1[i][h] += back[h] * (1 - hidden[h] * hidden[h]) * in[i];
-    CHECK(pld_dp_ready(dp, 0));
+    CHECK(pld_dp_ready(dp, 0, NULL));
     return loss;
 }
 

@@ -123,7 +123,7 @@ void gpt_stage_shape(const struct gpt_stage *stage, int64_t shape[3]);
 /**
  * Call `ready(context, id)` as soon as the gradient of tensor `id` is final, that
  * is, within the backward of the last microbatch of a step; each tensor once a
- * step.  It fits pld_dp_ready() with `accumulate` 1.  NULL: no calls.  A negative
+ * step.  It fits pld_dp_ready() with `accumulate` 1 and no stream.  NULL: no calls.  A negative
  * return value ends the backward with that code.
  */
 void gpt_stage_on_ready(struct gpt_stage *stage, int (*ready)(void *context, int id),

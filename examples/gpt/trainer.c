@@ -144,7 +144,7 @@ static int backward(void *context, int stage, int microbatch, const void *in, co
 
 static int ready(void *dp, int id)
 {
-    return gpt_from_polder(pld_dp_ready(dp, id));
+    return gpt_from_polder(pld_dp_ready(dp, id, NULL));
 }
 
 static int make_pipe(struct gpt_trainer *t, const pld_schedule *schedule)

@@ -11,6 +11,9 @@
  * own order, the same on all ranks, whatever the order of readiness.  A bucket
  * holds one dtype; a shared tensor has a bucket of its own; tensors in the caller's
  * memory are copied into a scratch as large as they are, and back.
+ *
+ * On a GPU a bucket's reduction begins when the work that produced its gradients is done, and
+ * goes on beside the streams that go on with backward; the host waits for none of it.
  */
 #ifndef POLDER_DP_H
 #define POLDER_DP_H
@@ -45,7 +48,8 @@ typedef struct {
     int64_t buckets;       /**< buckets of one step */
     int64_t steps;         /**< completed reductions, by pld_dp_wait() or pld_optim_step() */
     int64_t bytes_reduced; /**< bytes handed to all-reduce, all steps; none if nothing is to do */
-    double wait_s;         /**< seconds spent waiting for reductions: communication not hidden */
+    /** Seconds spent waiting for reductions: communication not hidden.  On a GPU the host's alone. */
+    double wait_s;
 } pld_dp_stats;
 
 /**
@@ -62,16 +66,19 @@ PLD_API int pld_dp_create(pld_params *params, const pld_dp_opts *opts, pld_dp **
  * the `accumulate`-th call of a step its bucket may leave, and the gradient is
  * polder's until pld_dp_wait().  Local, does not wait.
  *
+ * @param stream  on a GPU: the contribution is there when the work that is in this stream
+ *                now is done; must live until pld_dp_wait().  In host memory: NULL
  * @return 0; PLD_ERR_ARG; PLD_ERR_STATE: called more often than `accumulate`;
  *         or the error with which a complete bucket could not leave (the call
  *         counts all the same, and pld_dp_wait() returns it on all ranks)
  */
-PLD_API int pld_dp_ready(pld_dp *dp, int id);
+PLD_API int pld_dp_ready(pld_dp *dp, int id, pld_stream stream);
 
 /**
  * All gradients are complete: wait until they are reduced; also sums shared
  * tensors over the pipeline stages that hold them.  Tensors not reported ready
- * count as ready now.  After an error the gradients are undefined, and the next
+ * count as ready now, on a GPU in the stream of pld_params_set_stream(), which is made to wait for
+ * all reductions, while the host does not (ranks agree that all of them could begin).  After an error the gradients are undefined, and the next
  * step starts anew.  Collective over the mesh.
  *
  * Not needed before pld_optim_step(), which does it; called all the same (to look

@@ -9,6 +9,9 @@
  * `exp_avg_sq` for AdamW, `momentum` for SGD if it is used; in f32, for f64 tensors
  * in f64.  f16 and bf16 tensors have a `master` in f32 as well, which is updated and
  * rounded into the value; a value that was written from outside is taken over by it.
+ *
+ * On a GPU the norm, the decision and the update are made on the device, in the stream of
+ * pld_params_set_stream(): a step puts them there and returns.
  */
 #ifndef POLDER_OPTIM_H
 #define POLDER_OPTIM_H
@@ -57,7 +60,7 @@ typedef struct {
 /**
  * Collective over the mesh of `params`, which must be committed; at most one
  * per params.  PLD_ERR_ARG, PLD_ERR_STATE, PLD_ERR_MISMATCH (ranks pass different
- * options), PLD_ERR_NOMEM, PLD_ERR_TRANSPORT.
+ * options), PLD_ERR_NOMEM, PLD_ERR_DEVMEM, PLD_ERR_TRANSPORT.
  */
 PLD_API int pld_optim_create(pld_params *params, const pld_optim_opts *opts, pld_optim **out);
 
@@ -71,6 +74,11 @@ PLD_API int pld_optim_create(pld_params *params, const pld_optim_opts *opts, pld
  *   one, still for boxes that several tensor-parallel ranks hold.
  * - Numerics: the norm is summed in f64 in a fixed order: same layout, same
  *   bits.  AdamW with bias correction, t = report->step.
+ * - On a GPU the call waits for the device only if `out` is given, until its numbers are
+ *   there; see pld_optim_report().  Ranks exchange a few words between hosts first, so what
+ *   they disagree about, or one of them finds wrong, is an error of all of them in this call,
+ *   and nothing was changed.  A norm that is not finite makes the device skip the step.  What
+ *   fails later, on a device, is PLD_ERR_DEVICE on all ranks, and ends the mesh's world group.
  * - Errors: PLD_ERR_ARG (lr), PLD_ERR_MISMATCH (ranks pass different lr, or have
  *   made different numbers of steps), those of pld_dp_wait().  Values and state
  *   are unchanged then; gradients may have been reduced.
@@ -80,8 +88,17 @@ PLD_API int pld_optim_create(pld_params *params, const pld_optim_opts *opts, pld
  */
 PLD_API int pld_optim_step(pld_optim *optim, double lr, pld_step_report *out);
 
-/** Updates made so far (restored by pld_ckpt_load()).  Local, never fails. */
-PLD_API int64_t pld_optim_steps(const pld_optim *optim);
+/**
+ * The report of the latest step whose numbers are known, without waiting: on a GPU an earlier one
+ * than the last that was called, by as much as the host is ahead.  Before any: factor 1, the
+ * number of updates made before, the rest 0.  Local; PLD_ERR_ARG, PLD_ERR_DEVICE.
+ */
+PLD_API int pld_optim_report(pld_optim *optim, pld_step_report *out);
+
+/** Updates made so far (restored by pld_ckpt_load()).  On a GPU it waits for the last step, whose
+ *  decision it is whether that was one; a loop that shall stay ahead of the device counts its own
+ *  steps.  Local, never fails: of a device that is lost, the last number that was known. */
+PLD_API int64_t pld_optim_steps(pld_optim *optim);
 
 /** Local. */
 PLD_API void pld_optim_destroy(pld_optim **optim);

@@ -10,6 +10,11 @@
  * one arena for the values of a dtype and one for its gradients, so that buckets
  * and optimizer sweeps are plain ranges.  Tensors lie in the order in which they
  * were added, each starting at a multiple of 64 elements; gaps are zero.
+ *
+ * With a GPU (pld_runtime_device()) the arenas are device memory, and so are tensors of the
+ * caller's own and all that is kept with them.  What polder does with values and gradients, in
+ * this header and those of dp, optim and ckpt, is work of one stream or in its order: see
+ * pld_params_set_stream().  Calls then return before it is done unless they say otherwise.
  */
 #ifndef POLDER_PARAMS_H
 #define POLDER_PARAMS_H
@@ -17,6 +22,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <polder/device.h>
 #include <polder/dtype.h>
 #include <polder/export.h>
 #include <polder/mesh.h>
@@ -35,7 +41,7 @@ typedef struct {
     int64_t offset[PLD_MAX_DIMS]; /**< where this rank's box begins; used if extent[0] > 0 */
     int64_t extent[PLD_MAX_DIMS]; /**< size of this rank's box; extent[0] = 0: the whole tensor */
     /** NULL: polder's arena; else the caller's buffer, aligned to its element, which must live as
-     *  long as the params. */
+     *  long as the params.  With a GPU it must be device memory. */
     void *value;
     void *grad;      /**< as value; both or neither */
     pld_dtype dtype; /**< PLD_F32 (default), PLD_F64, PLD_F16 or PLD_BF16 */
@@ -78,7 +84,7 @@ PLD_API int pld_params_add(pld_params *params, const pld_param *param, int *out_
  * of one data-parallel group added different tensors (tensor-parallel ranks may
  * differ in their boxes alone), or if stages hold a tensor of the same name that
  * is not `shared` everywhere or differs in shape, box, dtype or decay;
- * PLD_ERR_STATE: committed already; PLD_ERR_NOMEM; PLD_ERR_TRANSPORT.  After an
+ * PLD_ERR_STATE: committed already; PLD_ERR_NOMEM; PLD_ERR_DEVMEM; PLD_ERR_TRANSPORT.  After an
  * error the set is as before the call.
  */
 PLD_API int pld_params_commit(pld_params *params);
@@ -104,7 +110,20 @@ PLD_API int pld_params_info(const pld_params *params, int id, pld_param_info *ou
 PLD_API void *pld_params_value(const pld_params *params, int id);
 PLD_API void *pld_params_grad(const pld_params *params, int id);
 
-/** Set all gradients to zero.  Local; PLD_ERR_STATE before commit. */
+/**
+ * The stream in which the caller works with values and gradients: what polder does with them
+ * begins after the work that is in it at that time, and work put into it after a call of polder's
+ * finds the results.  Before: CUDA's default stream.  A change is in order, too: work put into
+ * the new stream begins after that of polder's in the old one.  Streams that produce gradients
+ * beside it are named to pld_dp_ready().
+ *
+ * Local; PLD_ERR_ARG: a stream, but the tensors are in host memory; PLD_ERR_DEVICE.
+ *
+ * @param stream  must live until another is set, or as long as the params
+ */
+PLD_API int pld_params_set_stream(pld_params *params, pld_stream stream);
+
+/** Set all gradients to zero.  Local; PLD_ERR_STATE before commit; PLD_ERR_DEVICE. */
 PLD_API int pld_params_zero_grad(pld_params *params);
 
 /** Local.  Everything made from the params must have been destroyed. */

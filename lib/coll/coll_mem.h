@@ -14,4 +14,7 @@ void *pldi_mem_alloc(const pld_group *group, size_t count, size_t bytes, const c
 /** NULL is fine. */
 void pldi_mem_free(const pld_group *group, void *memory);
 
+/** The rank's GPU; NULL: its tensors are in the host's memory. */
+pld_device *pldi_mem_device(const pld_group *group);
+
 #endif /* PLDI_COLL_MEM_H */

@@ -177,3 +177,8 @@ void pldi_mem_free(const pld_group *group, void *memory)
     if (heap == NULL || !pldi_heap_free(heap, memory))
         pldi_free(memory);
 }
+
+pld_device *pldi_mem_device(const pld_group *group)
+{
+    return group->device;
+}

@@ -20,7 +20,7 @@
 #include "base/base_hash.h"
 #include "base/base_mem.h"
 #include "base/base_opts.h"
-#include "coll/coll_mem.h"
+#include "device/device.h"
 #include "dp/dp_plan.h"
 #include "health/health_site.h"
 
@@ -30,8 +30,20 @@ _Static_assert(sizeof(pld_dp_opts) == OPTS_SIZE_0_1, "padding, or ABI");
 
 enum { BUCKET_BYTES = 25 << 20, FIRST_BUCKET_BYTES = 1 << 20 };
 
+/*
+ * Where the gradients of a bucket come from.  A bucket with one producer leaves after that
+ * stream; others are gathered in the stream `join` of the pld_dp.
+ */
+struct producers {
+    pld_stream stream; /* the last that was named */
+    int known;         /* there is one */
+    int joined;        /* others were before, and `join` is after them */
+};
+
 struct pld_dp {
     pld_params *params;
+    pld_device *device; /* NULL: the host */
+    pld_stream join;
     pld_group *group;
     pld_dp_opts opts;
     struct pldi_dp_plan plan;
@@ -39,6 +51,7 @@ struct pld_dp {
     void *scratch[PLDI_PARAM_DTYPES]; /* gradients of tensors in the caller's memory */
     int *ready;                       /* [tensors]: calls of pld_dp_ready() in this step */
     int *pending;                     /* [buckets]: tensors that are not ready */
+    struct producers *producers;      /* [buckets] */
     pld_request **requests;           /* [buckets] */
     int next;                         /* first bucket that has not left */
     int code;                         /* with which one of this step could not */
@@ -57,8 +70,10 @@ static void reset(pld_dp *dp)
     dp->code = PLD_OK;
     for (int i = 0; i < dp->tensors; i++)
         dp->ready[i] = 0;
-    for (int b = 0; b < dp->plan.count; b++)
+    for (int b = 0; b < dp->plan.count; b++) {
         dp->pending[b] = dp->plan.buckets[b].tensors;
+        dp->producers[b] = (struct producers){0};
+    }
 }
 
 static char *bucket_memory(const pld_dp *dp, const struct pldi_dp_bucket *b)
@@ -68,33 +83,82 @@ static char *bucket_memory(const pld_dp *dp, const struct pldi_dp_bucket *b)
     return base + b->offset * pld_dtype_bytes(b->dtype);
 }
 
-/* Between the caller's memory and the scratch: all tensors, or those of one bucket. */
-static void copy_outside(pld_dp *dp, int bucket, int into_scratch)
+/* Between the caller's memory and the scratch, in order of `stream`. */
+static int copy(pld_dp *dp, void *dst, const void *src, size_t bytes, pld_stream stream)
+{
+    if (dp->device != NULL)
+        return dp->device->ops->copy(dp->device, dst, src, bytes, stream);
+    memcpy(dst, src, bytes);
+    return PLD_OK;
+}
+
+/* All tensors, or those of one bucket. */
+static int copy_outside(pld_dp *dp, int bucket, int into_scratch, pld_stream stream)
 {
     for (int i = 0; i < dp->tensors; i++) {
         const struct pldi_dp_bucket *b = &dp->plan.buckets[dp->plan.bucket_of[i]];
+        const size_t bytes = pld_dtype_bytes(b->dtype);
         pld_param_info info;
         char *place;
 
         if (!b->outside || (bucket >= 0 && dp->plan.bucket_of[i] != bucket))
             continue;
-        if (pld_params_info(dp->params, i, &info) < 0)
-            continue;
-        place = (char *)dp->scratch[b->dtype] + dp->plan.place[i] * pld_dtype_bytes(b->dtype);
-        memcpy(into_scratch ? place : (char *)info.grad, into_scratch ? (char *)info.grad : place,
-               info.count * pld_dtype_bytes(b->dtype));
+        PLDI_TRY(pld_params_info(dp->params, i, &info));
+        place = (char *)dp->scratch[b->dtype] + dp->plan.place[i] * bytes;
+        PLDI_TRY(copy(dp, into_scratch ? place : info.grad, into_scratch ? info.grad : place,
+                      info.count * bytes, stream));
     }
+    return PLD_OK;
+}
+
+static int join(pld_dp *dp, struct producers *p)
+{
+    PLDI_TRY(pldi_params_order(dp->params, p->stream, dp->join));
+    p->joined = 1;
+    return PLD_OK;
+}
+
+/* One more stream that a bucket's gradients come from. */
+static int add_producer(pld_dp *dp, int bucket, pld_stream stream)
+{
+    struct producers *p = &dp->producers[bucket];
+
+    if (dp->device == NULL)
+        return PLD_OK;
+    if (p->known && p->stream != stream)
+        PLDI_TRY(join(dp, p));
+    p->stream = stream;
+    p->known = 1;
+    return PLD_OK;
+}
+
+/* The stream after which the bucket leaves.  What is copied first is copied beside backward. */
+static int leaving_stream(pld_dp *dp, int bucket, pld_stream *out)
+{
+    struct producers *p = &dp->producers[bucket];
+
+    *out = NULL;
+    if (dp->device == NULL)
+        return PLD_OK;
+    if (dp->pending[bucket] > 0)
+        PLDI_TRY(add_producer(dp, bucket, pldi_params_stream(dp->params)));
+    if (p->joined || dp->plan.buckets[bucket].outside)
+        PLDI_TRY(join(dp, p));
+    *out = p->joined ? dp->join : p->stream;
+    return PLD_OK;
 }
 
 static int launch(pld_dp *dp, int bucket)
 {
     const struct pldi_dp_bucket *b = &dp->plan.buckets[bucket];
-    const pld_coll_opts opts = {PLD_OPTS(pld_coll_opts), .request = &dp->requests[bucket],
-                                .tag = "gradient bucket"};
+    pld_coll_opts opts = {PLD_OPTS(pld_coll_opts), .request = &dp->requests[bucket],
+                          .tag = "gradient bucket"};
     char *memory = bucket_memory(dp, b);
+    int rc = leaving_stream(dp, bucket, &opts.stream);
 
-    if (b->outside)
-        copy_outside(dp, bucket, 1);
+    if (rc == PLD_OK && b->outside)
+        rc = copy_outside(dp, bucket, 1, opts.stream);
+    PLDI_TRY(rc);
     PLDI_TRY(pld_allreduce(dp->group, memory, memory, b->count, b->dtype,
                            dp->opts.sum ? PLD_SUM : PLD_AVG, &opts));
     dp->stats.bytes_reduced += (int64_t)(b->count * pld_dtype_bytes(b->dtype));
@@ -125,10 +189,11 @@ static int advance(pld_dp *dp)
     return rc;
 }
 
-int pld_dp_ready(pld_dp *dp, int id)
+int pld_dp_ready(pld_dp *dp, int id, pld_stream stream)
 {
     PLDI_ENTER();
     pld_param_info info;
+    int rc;
 
     PLDI_CHECK_ARG(dp != NULL);
     PLDI_TRY(pld_params_info(dp->params, id, &info));
@@ -137,17 +202,23 @@ int pld_dp_ready(pld_dp *dp, int id)
                          "tensor '%s' is ready for the %dth time in this step, but accumulate is "
                          "%d",
                          info.name, dp->ready[id] + 1, dp->opts.accumulate);
+    if (dp->device == NULL && stream != NULL)
+        return pldi_fail(PLD_ERR_ARG, "tensor '%s' is in host memory, stream must be NULL",
+                         info.name);
     dp->reduced = 0;
     dp->ready[id]++;
+    rc = add_producer(dp, dp->plan.bucket_of[id], stream);
     if (dp->ready[id] == dp->opts.accumulate)
         dp->pending[dp->plan.bucket_of[id]]--;
-    return advance(dp);
+    dp->code = first_error(dp->code, rc);
+    return first_error(rc, advance(dp));
 }
 
 /* After the average over dp: a shared tensor's gradient is the sum over its stages. */
 static int sum_shared(pld_dp *dp)
 {
-    const pld_coll_opts opts = {PLD_OPTS(pld_coll_opts), .tag = "shared gradient"};
+    const pld_coll_opts opts = {PLD_OPTS(pld_coll_opts), .tag = "shared gradient",
+                                .stream = pldi_params_stream(dp->params)};
     int rc = PLD_OK;
 
     for (int i = 0; i < pldi_params_shared(dp->params); i++) {
@@ -162,6 +233,36 @@ static int sum_shared(pld_dp *dp)
     return rc;
 }
 
+/* The params' stream waits for producers: those of buckets that need not leave, too. */
+static int await_producers(pld_dp *dp)
+{
+    const pld_stream stream = pldi_params_stream(dp->params);
+    int rc = PLD_OK;
+
+    for (int b = 0; b < dp->plan.count; b++) {
+        const struct producers *p = &dp->producers[b];
+
+        if (p->known)
+            rc = first_error(rc, pldi_params_order(dp->params, p->stream, stream));
+        if (p->joined)
+            rc = first_error(rc, pldi_params_order(dp->params, dp->join, stream));
+    }
+    return rc;
+}
+
+/* On a GPU the params' stream waits for the reductions, elsewhere the host. */
+static int await_reductions(pld_dp *dp)
+{
+    int rc = PLD_OK;
+
+    if (dp->device == NULL)
+        return pld_request_wait_all((size_t)dp->plan.count, dp->requests);
+    for (int b = 0; b < dp->plan.count; b++)
+        rc = first_error(
+            rc, pld_request_after(&dp->requests[b], pldi_params_stream(dp->params)));
+    return rc;
+}
+
 static int finish(pld_dp *dp)
 {
     const double begin = pldi_now();
@@ -173,9 +274,11 @@ static int finish(pld_dp *dp)
     rc = dp->code;
     if (rc < 0)
         (void)pldi_fail(rc, "the reduction of a gradient bucket could not begin");
-    rc = first_error(rc, pld_request_wait_all((size_t)dp->plan.count, dp->requests));
+    rc = first_error(rc, await_reductions(dp));
+    if (dp->device != NULL && alone)
+        rc = first_error(rc, await_producers(dp));
     if (rc == PLD_OK && !alone)
-        copy_outside(dp, -1, 0);
+        rc = copy_outside(dp, -1, 0, pldi_params_stream(dp->params));
     rc = first_error(rc, sum_shared(dp));
     reset(dp);
     dp->stats.steps += rc == PLD_OK;
@@ -254,15 +357,17 @@ static int alloc_memory(pld_dp *dp)
     dp->ready = pldi_alloc((size_t)dp->tensors, sizeof(*dp->ready), "gradient counters");
     dp->pending = pldi_alloc(buckets, sizeof(*dp->pending), "bucket counters");
     dp->requests = pldi_alloc(buckets, sizeof(pld_request *), "bucket requests");
-    if (dp->ready == NULL || dp->pending == NULL || dp->requests == NULL)
+    dp->producers = pldi_alloc(buckets, sizeof(*dp->producers), "bucket streams");
+    if (dp->ready == NULL || dp->pending == NULL || dp->requests == NULL || dp->producers == NULL)
         return PLD_ERR_NOMEM;
+    if (dp->device != NULL)
+        PLDI_TRY(dp->device->ops->stream_create(dp->device, 0, &dp->join));
     for (int d = 0; d < PLDI_PARAM_DTYPES && pld_group_size(dp->group) > 1; d++) {
         if (dp->plan.scratch[d] == 0)
             continue;
-        dp->scratch[d] = pldi_mem_alloc(dp->group, dp->plan.scratch[d],
-                                        pld_dtype_bytes((pld_dtype)d), "bucket scratch");
-        if (dp->scratch[d] == NULL)
-            return PLD_ERR_NOMEM;
+        PLDI_TRY(pldi_params_alloc(dp->params, dp->plan.scratch[d],
+                                   pld_dtype_bytes((pld_dtype)d), "bucket scratch",
+                                   &dp->scratch[d]));
     }
     return PLD_OK;
 }
@@ -309,6 +414,7 @@ int pld_dp_create(pld_params *params, const pld_dp_opts *opts, pld_dp **out)
     rc = dp == NULL ? PLD_ERR_NOMEM : PLD_OK;
     if (rc == PLD_OK) {
         dp->params = params;
+        dp->device = pldi_params_device(params);
         dp->group = pld_mesh_group(pldi_params_mesh(params), PLD_AXIS_DP);
         dp->tensors = pld_params_count(params);
         rc = prepare(dp, opts);
@@ -336,11 +442,14 @@ void pld_dp_destroy(pld_dp **dp)
     if (pldi_params_reducer(d->params) == d)
         pldi_params_set_reducer(d->params, NULL, NULL);
     for (int i = 0; i < PLDI_PARAM_DTYPES; i++)
-        pldi_mem_free(d->group, d->scratch[i]);
+        pldi_params_free(d->params, d->scratch[i]);
+    if (d->device != NULL)
+        d->device->ops->stream_destroy(d->device, &d->join);
     pldi_dp_plan_free(&d->plan);
     pldi_free(d->ready);
     pldi_free(d->pending);
     pldi_free(d->requests);
+    pldi_free(d->producers);
     pldi_free(d);
     *dp = NULL;
 }

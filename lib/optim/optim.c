@@ -6,10 +6,8 @@
  * offset that it has in its arena (those in the caller's memory follow).  So a run of
  * neighbouring tensors is one sweep over four plain ranges.
  *
- * A step makes one small all-reduce over the mesh.  It carries the square of the norm,
- * to which every tensor of the model contributes once, and the votes: a rank that
- * failed, or has met a number that is not finite, or is about to take another step than
- * the rest, is heard by all, and all do the same.
+ * What the ranks tell each other in a step is in optim_vote.c, what a step is on a GPU in
+ * optim_device.c.
  */
 
 #include "optim/optim_impl.h"
@@ -29,29 +27,6 @@ enum { OPTS_SIZE_0_1 = 64 };
 _Static_assert(sizeof(pld_optim_opts) == OPTS_SIZE_0_1, "padding, or ABI");
 
 #define STEP_KEY "optim/step"
-
-struct pld_optim {
-    pld_params *params;
-    const struct pldi_kernels *kernels;
-    pld_optim_opts opts;
-    int64_t step; /* saved with the params under STEP_KEY */
-    struct optim_run *runs;
-    int run_count;
-    void *memory[PLDI_PARAM_DTYPES][SLOTS];
-    int attached; /* slots and state are known to the params */
-};
-
-/* lr and step, in pieces whose squares sum exactly over 2^21 ranks. */
-enum { PIECE_BITS = 16, LR_PIECES = 4, PIECES = 8 };
-
-/* What one rank tells all; sums over the mesh.  All f64. */
-struct vote {
-    double square; /* of the norm */
-    double infinite;
-    double failed;
-    double plan[PIECES]; /* lr and step, and squares of the pieces: see same_pieces() */
-    double plan_square[PIECES];
-};
 
 static const char *slot_name(const pld_optim *o, int slot)
 {
@@ -108,6 +83,24 @@ static int info_of(const pld_optim *o, int id, pld_param_info *info)
     return pld_params_info(o->params, id, info);
 }
 
+static int alloc_block(const pld_optim *o, size_t count, pld_dtype dtype, void **out)
+{
+    static const char what[] = "optimizer state";
+
+    if (pldi_params_device(o->params) != NULL)
+        return pldi_params_alloc(o->params, count, pld_dtype_bytes(dtype), what, out);
+    *out = pldi_alloc(count, pld_dtype_bytes(dtype), what);
+    return *out == NULL ? PLD_ERR_NOMEM : PLD_OK;
+}
+
+static void free_block(const pld_optim *o, void *block)
+{
+    if (pldi_params_device(o->params) != NULL)
+        pldi_params_free(o->params, block);
+    else
+        pldi_free(block);
+}
+
 /* Elements of a slot's block per dtype: the arena's, then the tensors outside. */
 static int alloc_slots(pld_optim *o)
 {
@@ -128,9 +121,7 @@ static int alloc_slots(pld_optim *o)
 
         if (count[d] == 0 || !has_slot(o, d, at % SLOTS))
             continue;
-        *block = pldi_alloc(count[d], pld_dtype_bytes(slot_dtype(d)), "optimizer state");
-        if (*block == NULL)
-            return PLD_ERR_NOMEM;
+        PLDI_TRY(alloc_block(o, count[d], slot_dtype(d), block));
     }
     return PLD_OK;
 }
@@ -216,12 +207,15 @@ static int prepare(pld_optim *o, const pld_optim_opts *opts)
         return pldi_fail(PLD_ERR_STATE, "the params have an optimizer already");
     o->kernels = pldi_kernels();
     o->runs = pldi_alloc((size_t)pld_params_count(o->params), sizeof(*o->runs), "optimizer runs");
-    if (o->runs == NULL)
+    o->ranges =
+        pldi_alloc((size_t)pld_params_count(o->params), sizeof(*o->ranges), "optimizer runs");
+    if (o->runs == NULL || o->ranges == NULL)
         return PLD_ERR_NOMEM;
     PLDI_TRY(alloc_slots(o));
     o->attached = 1;
     PLDI_TRY(pldi_params_add_state(o->params, STEP_KEY, &o->step, sizeof(o->step)));
-    return lay_out(o);
+    PLDI_TRY(lay_out(o));
+    return pldi_params_device(o->params) == NULL ? PLD_OK : pldi_optim_device_open(o);
 }
 
 int pld_optim_create(pld_params *params, const pld_optim_opts *opts, pld_optim **out)
@@ -237,6 +231,7 @@ int pld_optim_create(pld_params *params, const pld_optim_opts *opts, pld_optim *
     rc = o == NULL ? PLD_ERR_NOMEM : PLD_OK;
     if (rc == PLD_OK) {
         o->params = params;
+        o->report.factor = 1;
         rc = prepare(o, opts);
     }
     rc = pldi_params_same(params, rc, rc < 0 ? 0 : pldi_hash64(&o->opts, sizeof(o->opts)),
@@ -260,149 +255,74 @@ void pld_optim_destroy(pld_optim **optim)
     if (o->attached)
         pldi_params_remove_state(o->params, STEP_KEY);
     for (int at = 0; at < PLDI_PARAM_DTYPES * SLOTS; at++)
-        pldi_free(o->memory[at / SLOTS][at % SLOTS]);
+        free_block(o, o->memory[at / SLOTS][at % SLOTS]);
+    pldi_optim_device_close(o);
     pldi_free(o->runs);
+    pldi_free(o->ranges);
     pldi_free(o);
     *optim = NULL;
 }
 
-int64_t pld_optim_steps(const pld_optim *optim)
+int64_t pld_optim_steps(pld_optim *optim)
 {
+    if (optim->device != NULL)
+        (void)pldi_optim_device_wait(optim);
     return optim->step;
 }
 
-/*
- * Elements [*begin, *end) of the model's tensors on this rank whose squares it adds up.
- * Replicas whose gradients a reducer has made equal share the work; without one every
- * rank looks at all it has, and the first replica's sum counts.
- */
-static void norm_share(const pld_optim *o, size_t total, size_t *begin, size_t *end)
+int pld_optim_report(pld_optim *optim, pld_step_report *out)
 {
-    const pld_mesh *mesh = pldi_params_mesh(o->params);
-    const size_t size = (size_t)pld_mesh_size(mesh, PLD_AXIS_DP);
-    const size_t coord = (size_t)pld_mesh_coord(mesh, PLD_AXIS_DP);
-    const size_t piece = pldi_params_padded((total + size - 1) / size);
-
-    *begin = 0;
-    *end = total;
-    if (pldi_params_reducer(o->params) == NULL)
-        return;
-    *begin = coord * piece < total ? coord * piece : total;
-    *end = total - *begin < piece ? total : *begin + piece;
-}
-
-/* The tensors that count here one after the other, as if they were one vector. */
-static double sum_squares(const pld_optim *o)
-{
-    const int n = pld_params_count(o->params);
-    size_t total = 0;
-    size_t at = 0;
-    size_t begin;
-    size_t end;
-    double sum = 0;
-    pld_param_info info;
-
-    for (int i = 0; i < n; i++)
-        if (pldi_params_counted(o->params, i) && info_of(o, i, &info) == PLD_OK)
-            total += info.count;
-    norm_share(o, total, &begin, &end);
-    for (int i = 0; i < n; i++) {
-        size_t from;
-        size_t to;
-
-        if (!pldi_params_counted(o->params, i) || info_of(o, i, &info) < 0)
-            continue;
-        from = at > begin ? 0 : begin - at;
-        to = end < at ? 0 : end - at;
-        to = to < info.count ? to : info.count;
-        at += info.count;
-        if (from < to)
-            sum += o->kernels->sum_squares((const char *)info.grad +
-                                               from * pld_dtype_bytes(info.dtype),
-                                           to - from, info.dtype);
-    }
-    return sum;
-}
-
-/* Which replica's sum counts: all of them if they share the work. */
-static int speaks_for_model(const pld_optim *o)
-{
-    const pld_mesh *mesh = pldi_params_mesh(o->params);
-
-    return (pldi_params_reducer(o->params) != NULL || pld_mesh_coord(mesh, PLD_AXIS_DP) == 0) &&
-           pld_mesh_coord(mesh, PLD_AXIS_CP) == 0 && pld_mesh_coord(mesh, PLD_AXIS_EP) == 0;
-}
-
-/* Equal numbers have equal bits: -0 becomes 0. */
-static void set_plan(struct vote *v, double lr, int64_t step)
-{
-    const double plain = lr + 0.0;
-    uint64_t words[PIECES / LR_PIECES] = {0, (uint64_t)step};
-
-    memcpy(&words[0], &plain, sizeof(words[0]));
-    for (int i = 0; i < PIECES; i++) {
-        const uint64_t word = words[i / LR_PIECES] >> (i % LR_PIECES * PIECE_BITS);
-        const double piece = (double)(word & ((1U << PIECE_BITS) - 1));
-
-        v->plan[i] = piece;
-        v->plan_square[i] = piece * piece;
-    }
-}
-
-static struct vote local_vote(const pld_optim *o, int rc, double lr)
-{
-    const double square = rc < 0 ? 0 : sum_squares(o);
-    struct vote v = {.failed = rc < 0};
-
-    set_plan(&v, lr, o->step);
-    v.infinite = !isfinite(square);
-    v.square = speaks_for_model(o) ? square : 0;
-    return v;
-}
-
-/* All ranks' pieces are equal if and only if their variance is 0.  Every rank sees it. */
-static int same_pieces(const struct vote *v, int begin, int end, int ranks)
-{
-    for (int i = begin; i < end; i++) {
-        const uint64_t sum = (uint64_t)v->plan[i];
-        const uint64_t mean = sum / (uint64_t)ranks;
-
-        if (mean * (uint64_t)ranks != sum ||
-            mean * mean * (uint64_t)ranks != (uint64_t)v->plan_square[i])
-            return 0;
-    }
-    return 1;
-}
-
-static int check_plan(const pld_optim *o, const struct vote *v, double lr)
-{
-    const int ranks = pld_group_size(pld_mesh_world(pldi_params_mesh(o->params)));
-
-    if (!same_pieces(v, LR_PIECES, PIECES, ranks))
-        return pldi_fail(PLD_ERR_MISMATCH,
-                         "ranks take different steps: this one has made %lld so far",
-                         (long long)o->step);
-    if (!same_pieces(v, 0, LR_PIECES, ranks))
-        return pldi_fail(PLD_ERR_MISMATCH, "ranks pass different learning rates: this one %.17g",
-                         lr);
+    PLDI_CHECK_ARG(optim != NULL && out != NULL);
+    if (optim->device != NULL)
+        PLDI_TRY(pldi_optim_device_look(optim));
+    *out = optim->report;
+    out->step = optim->step;
     return PLD_OK;
 }
 
-static void update(pld_optim *o, double lr, double factor)
+/* The tensors that count here one after the other, as if they were one vector. */
+static double sum_squares(pld_optim *o)
 {
-    const struct optim_rule rule = {.kind = o->opts.kind,
-                                    .lr = lr,
-                                    .beta1 = o->opts.beta1,
-                                    .beta2 = o->opts.beta2,
-                                    .eps = o->opts.eps,
-                                    .momentum = o->opts.momentum,
-                                    .weight_decay = o->opts.weight_decay,
-                                    .factor = factor,
-                                    .t = o->step + 1};
+    const size_t n = pldi_optim_ranges(o);
+    double sum = 0;
 
-    for (int r = 0; r < o->run_count; r++)
-        pldi_optim_update(o->kernels, &rule, &o->runs[r]);
-    o->step++;
+    for (size_t i = 0; i < n; i++)
+        sum += o->kernels->sum_squares(o->ranges[i].data, o->ranges[i].count, o->ranges[i].dtype);
+    return sum;
+}
+
+static struct optim_rule rule_of(const pld_optim *o, double lr)
+{
+    return (struct optim_rule){.kind = o->opts.kind,
+                               .lr = lr,
+                               .beta1 = o->opts.beta1,
+                               .beta2 = o->opts.beta2,
+                               .eps = o->opts.eps,
+                               .momentum = o->opts.momentum,
+                               .weight_decay = o->opts.weight_decay,
+                               .factor = 1};
+}
+
+static int step_on_host(pld_optim *o, double lr, const struct optim_vote *v)
+{
+    pld_step_report report = {.factor = 1};
+    struct optim_rule rule = rule_of(o, lr);
+
+    report.grad_norm = v->infinite > 0 && isfinite(v->square) ? NAN : sqrt(v->square);
+    report.skipped = !isfinite(report.grad_norm);
+    if (!report.skipped && o->opts.clip > 0)
+        report.factor = fmin(1, o->opts.clip / (report.grad_norm + 1e-6));
+    if (report.skipped) {
+        PLDI_TRY(pld_params_zero_grad(o->params));
+    } else {
+        rule.factor = report.factor;
+        rule.t = ++o->step;
+        for (int r = 0; r < o->run_count; r++)
+            pldi_optim_update(o->kernels, &rule, &o->runs[r]);
+    }
+    report.step = o->step;
+    o->report = report;
+    return PLD_OK;
 }
 
 static int check_lr(double lr)
@@ -423,29 +343,25 @@ static int finish_gradients(pld_optim *o, double lr)
 int pld_optim_step(pld_optim *optim, double lr, pld_step_report *out)
 {
     PLDI_ENTER();
-    pld_step_report report = {.factor = 1};
-    pld_group *world;
-    struct vote v;
-    int rc;
+    struct optim_plan plan = {.lr = lr};
+    struct optim_vote vote;
+    struct optim_rule rule;
 
     PLDI_CHECK_ARG(optim != NULL);
-    world = pld_mesh_world(pldi_params_mesh(optim->params));
-    rc = finish_gradients(optim, lr);
-    v = local_vote(optim, rc, lr);
-    PLDI_TRY(pld_allreduce(world, &v, &v, sizeof(v) / sizeof(double), PLD_F64, PLD_SUM, NULL));
-    if (v.failed > 0)
-        return pld_agree(world, rc);
-    PLDI_TRY(check_plan(optim, &v, lr));
-    report.grad_norm = v.infinite > 0 && isfinite(v.square) ? NAN : sqrt(v.square);
-    report.skipped = !isfinite(report.grad_norm);
-    if (!report.skipped && optim->opts.clip > 0)
-        report.factor = fmin(1, optim->opts.clip / (report.grad_norm + 1e-6));
-    if (report.skipped)
-        PLDI_TRY(pld_params_zero_grad(optim->params));
-    else
-        update(optim, lr, report.factor);
-    report.step = optim->step;
+    plan.code = finish_gradients(optim, lr);
+    if (optim->device == NULL) {
+        plan.step = optim->step;
+        PLDI_TRY(pldi_optim_vote(optim, &plan, plan.code < 0 ? 0 : sum_squares(optim), &vote));
+        PLDI_TRY(step_on_host(optim, lr, &vote));
+    } else {
+        plan.step = pldi_optim_device_planned(optim);
+        PLDI_TRY(pldi_optim_vote(optim, &plan, 0, &vote));
+        rule = rule_of(optim, lr);
+        PLDI_TRY(pldi_optim_device_step(optim, &rule, optim->opts.clip));
+        if (out != NULL)
+            PLDI_TRY(pldi_optim_device_wait(optim));
+    }
     if (out != NULL)
-        *out = report;
+        *out = optim->report;
     return PLD_OK;
 }

@@ -15,6 +15,11 @@
 
 enum { PIECE = 1024 };
 
+double pldi_optim_decay(const struct optim_rule *rule, int decay)
+{
+    return 1 - (decay ? rule->lr * rule->weight_decay : 0);
+}
+
 static struct pldi_adamw adamw_args(const struct optim_rule *r, int decay)
 {
     return (struct pldi_adamw){
@@ -26,7 +31,7 @@ static struct pldi_adamw adamw_args(const struct optim_rule *r, int decay)
         .step_size = (float)(r->lr / (1 - pow(r->beta1, (double)r->t))),
         .sqrt_factor = (float)(1 / sqrt(1 - pow(r->beta2, (double)r->t))),
         .eps = (float)r->eps,
-        .decay_factor = (float)(1 - (decay ? r->lr * r->weight_decay : 0)),
+        .decay_factor = (float)pldi_optim_decay(r, decay),
     };
 }
 
@@ -36,7 +41,7 @@ static struct pldi_sgd sgd_args(const struct optim_rule *r, int decay)
         .lr = (float)r->lr,
         .momentum = (float)r->momentum,
         .grad_factor = (float)r->factor,
-        .decay_factor = (float)(1 - (decay ? r->lr * r->weight_decay : 0)),
+        .decay_factor = (float)pldi_optim_decay(r, decay),
     };
 }
 
@@ -95,7 +100,7 @@ static void adamw_f64(const struct optim_rule *r, const struct optim_run *run)
 {
     const double step_size = r->lr / (1 - pow(r->beta1, (double)r->t));
     const double sqrt_factor = 1 / sqrt(1 - pow(r->beta2, (double)r->t));
-    const double decay = 1 - (run->decay ? r->lr * r->weight_decay : 0);
+    const double decay = pldi_optim_decay(r, run->decay);
     double *w = run->value;
     double *g = run->grad;
     double *m = run->slots[SLOT_FIRST];
@@ -113,7 +118,7 @@ static void adamw_f64(const struct optim_rule *r, const struct optim_run *run)
 
 static void sgd_f64(const struct optim_rule *r, const struct optim_run *run)
 {
-    const double decay = 1 - (run->decay ? r->lr * r->weight_decay : 0);
+    const double decay = pldi_optim_decay(r, run->decay);
     double *w = run->value;
     double *g = run->grad;
     double *b = run->slots[SLOT_FIRST];

@@ -16,6 +16,7 @@
 #include "base/base_mem.h"
 #include "base/base_opts.h"
 #include "coll/coll_mem.h"
+#include "device/device.h"
 
 /* What a caller built against 0.1 passes.  Stays when the struct grows. */
 enum { PARAM_SIZE_0_1 = 240 };
@@ -45,14 +46,21 @@ int pldi_params_reserve(void **array, int count, int *capacity, size_t bytes, co
 int pld_params_create(pld_mesh *mesh, pld_params **out)
 {
     pld_params *params;
+    int rc = PLD_OK;
 
     PLDI_CHECK_ARG(mesh != NULL && out != NULL);
     params = pldi_alloc(1, sizeof(*params), "a set of tensors");
     if (params == NULL)
         return PLD_ERR_NOMEM;
     params->mesh = mesh;
-    *out = params;
-    return PLD_OK;
+    params->device = pldi_mem_device(pld_mesh_world(mesh));
+    if (params->device != NULL)
+        rc = params->device->ops->event_create(params->device, 0, &params->event);
+    if (rc < 0)
+        pld_params_destroy(&params);
+    else
+        *out = params;
+    return rc;
 }
 
 void pld_params_destroy(pld_params **params)
@@ -69,9 +77,11 @@ void pld_params_destroy(pld_params **params)
     for (int i = 0; i < p->group_count; i++)
         pld_group_destroy(&p->groups[i]);
     for (int i = 0; i < PLDI_PARAM_DTYPES; i++) {
-        pldi_mem_free(pld_mesh_world(p->mesh), p->arenas[i].value);
-        pldi_mem_free(pld_mesh_world(p->mesh), p->arenas[i].grad);
+        pldi_params_free(p, p->arenas[i].value);
+        pldi_params_free(p, p->arenas[i].grad);
     }
+    if (p->device != NULL)
+        p->device->ops->event_destroy(p->device, &p->event);
     pldi_free(p->entries);
     pldi_free(p->groups);
     pldi_free(p->shared_ids);
@@ -139,6 +149,19 @@ static int set_box(const pld_param *o, pld_param_info *info)
     return PLD_OK;
 }
 
+/* Kernels and NCCL reach device memory alone. */
+static int check_place(const pld_params *params, const pld_param *o)
+{
+    const void *const places[] = {o->value, o->grad};
+
+    for (int i = 0; i < 2 && params->device != NULL && o->value != NULL; i++)
+        if (params->device->ops->where(params->device, places[i]) != PLD_MEM_DEVICE)
+            return pldi_fail(PLD_ERR_ARG, "tensor '%s': %s is not in device memory, but the run is "
+                                          "on a GPU",
+                             o->name, i == 0 ? "value" : "grad");
+    return PLD_OK;
+}
+
 static int find(const pld_params *params, const char *name, uint64_t hash)
 {
     for (int i = 0; i < params->count; i++)
@@ -175,6 +198,7 @@ int pld_params_add(pld_params *params, const pld_param *param, int *out_id)
     entry.name_hash = pldi_hash64(o.name, strlen(o.name));
     if (find(params, o.name, entry.name_hash) >= 0)
         return pldi_fail(PLD_ERR_ARG, "tensor '%s' is added twice", o.name);
+    PLDI_TRY(check_place(params, &o));
     PLDI_TRY(set_box(&o, &entry.info));
     entry.info.value = o.value;
     entry.info.grad = o.grad;
@@ -233,24 +257,6 @@ void *pld_params_grad(const pld_params *params, int id)
     const struct param_entry *entry = entry_of(params, id);
 
     return entry == NULL || !params->committed ? NULL : entry->info.grad;
-}
-
-int pld_params_zero_grad(pld_params *params)
-{
-    PLDI_CHECK_ARG(params != NULL);
-    if (!params->committed)
-        return pldi_fail(PLD_ERR_STATE, "there are no gradients before the commit");
-    for (int i = 0; i < PLDI_PARAM_DTYPES; i++)
-        if (params->arenas[i].count > 0)
-            memset(params->arenas[i].grad, 0,
-                   params->arenas[i].count * pld_dtype_bytes((pld_dtype)i));
-    for (int i = 0; i < params->count; i++) {
-        const pld_param_info *info = &params->entries[i].info;
-
-        if (params->entries[i].outside)
-            memset(info->grad, 0, info->count * pld_dtype_bytes(info->dtype));
-    }
-    return PLD_OK;
 }
 
 pld_mesh *pldi_params_mesh(const pld_params *params)

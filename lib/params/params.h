@@ -47,6 +47,24 @@ int pldi_params_committed(const pld_params *params);
 /** `count` rounded up to where the next tensor may start. */
 size_t pldi_params_padded(size_t count);
 
+/** The GPU that has the tensors, or NULL; the stream in which they are worked with. */
+pld_device *pldi_params_device(const pld_params *params);
+pld_stream pldi_params_stream(const pld_params *params);
+
+/** Zeroed memory for tensors where those of the params are; of the host, such as operations
+ *  reach directly.  NOMEM, DEVMEM, DEVICE; the sentence names `what`. */
+int pldi_params_alloc(const pld_params *params, size_t count, size_t bytes, const char *what,
+                      void **out);
+/** NULL is fine. */
+void pldi_params_free(const pld_params *params, void *memory);
+
+/** memcpy() and memset(0) there, in order. */
+int pldi_params_copy(const pld_params *params, void *dst, const void *src, size_t bytes);
+int pldi_params_zero(const pld_params *params, void *memory, size_t bytes);
+
+/** What is put into `later` from now on begins after what is in `earlier` now. */
+int pldi_params_order(const pld_params *params, pld_stream earlier, pld_stream later);
+
 /** The arena of a dtype (count 0: none); after commit. */
 const struct pldi_arena *pldi_params_arena(const pld_params *params, pld_dtype dtype);
 
@@ -73,6 +91,16 @@ void pldi_params_remove_state(pld_params *params, const char *key);
 int pldi_params_states(const pld_params *params);
 /** Valid until states are added or removed; NULL: no such index. */
 const struct pldi_param_state *pldi_params_state(const pld_params *params, int index);
+
+/**
+ * A state of which the device has the original: pull() waits for it and brings it to where the
+ * state is, push() takes there what was put into the state.  NULL takes it back.
+ */
+void pldi_params_set_mirror(pld_params *params, int (*pull)(void *), int (*push)(void *),
+                            void *context);
+/** Before states are read, and after they were written. */
+int pldi_params_pull(pld_params *params);
+int pldi_params_push(pld_params *params);
 
 /**
  * For shared tensors: the group of the pipeline stages that hold parameter `id`

@@ -19,7 +19,6 @@
 
 #include "base/base_err.h"
 #include "base/base_mem.h"
-#include "coll/coll_mem.h"
 #include "health/health_site.h"
 #include "params/params_table.h"
 
@@ -259,8 +258,6 @@ static int meet_neighbours(pld_params *params, const struct param_record *mine)
 
 static int alloc_arenas(pld_params *params)
 {
-    pld_group *world = pld_mesh_world(params->mesh);
-
     for (int i = 0; i < params->count; i++) {
         struct param_entry *entry = &params->entries[i];
         struct pldi_arena *arena = &params->arenas[entry->info.dtype];
@@ -276,10 +273,8 @@ static int alloc_arenas(pld_params *params)
 
         if (arena->count == 0)
             continue;
-        arena->value = pldi_mem_alloc(world, arena->count, bytes, "tensors");
-        arena->grad = pldi_mem_alloc(world, arena->count, bytes, "gradients");
-        if (arena->value == NULL || arena->grad == NULL)
-            return PLD_ERR_NOMEM;
+        PLDI_TRY(pldi_params_alloc(params, arena->count, bytes, "tensors", &arena->value));
+        PLDI_TRY(pldi_params_alloc(params, arena->count, bytes, "gradients", &arena->grad));
     }
     return PLD_OK;
 }
@@ -303,8 +298,6 @@ static void give_addresses(pld_params *params)
 /* As before the commit, so that a caller who changes the list may try again. */
 static void undo(pld_params *params)
 {
-    pld_group *world = pld_mesh_world(params->mesh);
-
     for (int i = 0; i < params->count; i++) {
         struct param_entry *entry = &params->entries[i];
 
@@ -317,8 +310,8 @@ static void undo(pld_params *params)
     for (int g = 0; g < params->group_count; g++)
         pld_group_destroy(&params->groups[g]);
     for (int d = 0; d < PLDI_PARAM_DTYPES; d++) {
-        pldi_mem_free(world, params->arenas[d].value);
-        pldi_mem_free(world, params->arenas[d].grad);
+        pldi_params_free(params, params->arenas[d].value);
+        pldi_params_free(params, params->arenas[d].grad);
         params->arenas[d] = (struct pldi_arena){0};
     }
     pldi_free(params->groups);
@@ -356,6 +349,15 @@ int pld_params_commit(pld_params *params)
     return rc;
 }
 
+static int broadcast(const pld_params *params, pld_group *group, void *value, size_t count,
+                     pld_dtype dtype)
+{
+    const pld_coll_opts opts = {PLD_OPTS(pld_coll_opts), .tag = "values",
+                                .stream = params->stream};
+
+    return pld_broadcast(group, value, count, dtype, 0, &opts);
+}
+
 /* One tensor or arena from its first replica to all. */
 static int sync_replicas(pld_params *params, void *value, size_t count, pld_dtype dtype)
 {
@@ -364,8 +366,8 @@ static int sync_replicas(pld_params *params, void *value, size_t count, pld_dtyp
 
     for (size_t i = 0; i < sizeof(axes) / sizeof(axes[0]); i++)
         if (pld_mesh_size(params->mesh, axes[i]) > 1)
-            rc = first_error(rc, pld_broadcast(pld_mesh_group(params->mesh, axes[i]), value, count,
-                                               dtype, 0, NULL));
+            rc = first_error(rc, broadcast(params, pld_mesh_group(params->mesh, axes[i]), value,
+                                           count, dtype));
     return rc;
 }
 
@@ -377,8 +379,8 @@ static int sync_boxes(pld_params *params)
         const pld_param_info *info = &params->entries[i].info;
 
         if (params->entries[i].same_on_tp)
-            rc = first_error(rc, pld_broadcast(pld_mesh_group(params->mesh, PLD_AXIS_TP),
-                                               info->value, info->count, info->dtype, 0, NULL));
+            rc = first_error(rc, broadcast(params, pld_mesh_group(params->mesh, PLD_AXIS_TP),
+                                           info->value, info->count, info->dtype));
     }
     return rc;
 }
@@ -405,8 +407,8 @@ int pld_params_sync(pld_params *params)
     for (int i = 0; i < params->shared_count; i++) {
         const struct param_entry *entry = &params->entries[params->shared_ids[i]];
 
-        rc = first_error(rc, pld_broadcast(entry->holders, entry->info.value, entry->info.count,
-                                           entry->info.dtype, 0, NULL));
+        rc = first_error(rc, broadcast(params, entry->holders, entry->info.value,
+                                       entry->info.count, entry->info.dtype));
     }
     return pld_agree(pld_mesh_world(params->mesh), rc);
 }

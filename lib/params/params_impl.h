@@ -40,6 +40,13 @@ struct pld_params {
 
     int (*finish)(void *);
     void *finish_context;
+    int (*pull)(void *);
+    int (*push)(void *);
+    void *mirror_context;
+
+    pld_device *device; /* NULL: the host */
+    pld_stream stream;  /* the caller's, for values and gradients */
+    pld_event event;    /* for pldi_device_order() */
 };
 
 /** Room for one more element of `bytes` in *array.  PLD_ERR_NOMEM. */

@@ -99,6 +99,24 @@ const struct pldi_param_state *pldi_params_state(const pld_params *params, int i
     return index < 0 || index >= params->state_count ? NULL : &params->states[index];
 }
 
+void pldi_params_set_mirror(pld_params *params, int (*pull)(void *), int (*push)(void *),
+                            void *context)
+{
+    params->pull = pull;
+    params->push = push;
+    params->mirror_context = context;
+}
+
+int pldi_params_pull(pld_params *params)
+{
+    return params->pull == NULL ? PLD_OK : params->pull(params->mirror_context);
+}
+
+int pldi_params_push(pld_params *params)
+{
+    return params->push == NULL ? PLD_OK : params->push(params->mirror_context);
+}
+
 void pldi_params_set_reducer(pld_params *params, int (*finish)(void *), void *context)
 {
     params->finish = finish;

@@ -225,12 +225,12 @@ static int one_step(pld_runtime *rt, struct rank *r, const struct mode *m, int s
         for (int i = 0; i < TENSORS; i++) {
             fill(r, order[i], round);
             if (!m->silent || i % 2 == 0)
-                CHECK(rt, pld_dp_ready(r->dp, order[i]) == 0);
+                CHECK(rt, pld_dp_ready(r->dp, order[i], NULL) == 0);
         }
         CHECK(rt, round == m->accumulate || reductions == 0);
     }
     CHECK(rt, m->silent || r->dp_size == 1 || reductions > 0);
-    CHECK(rt, m->silent || pld_dp_ready(r->dp, order[0]) == PLD_ERR_STATE);
+    CHECK(rt, m->silent || pld_dp_ready(r->dp, order[0], NULL) == PLD_ERR_STATE);
     CHECK(rt, pld_dp_wait(r->dp) == 0);
     CHECK(rt, is_reduced(r, m->accumulate, m->sum));
     CHECK(rt, gaps_are_zero(r));
@@ -288,9 +288,9 @@ static int overlap(pld_runtime *rt, void *context)
     for (int id = 0; id < TENSORS; id++)
         fill(&r, id, 1);
     for (int id = 0; id < TENSORS - 2; id++)
-        CHECK(rt, pld_dp_ready(r.dp, id) == 0 && reductions == 0);
-    CHECK(rt, pld_dp_ready(r.dp, TENSORS - 1) == 0 && reductions == 1);
-    CHECK(rt, pld_dp_ready(r.dp, TENSORS - 2) == 0 && reductions == TENSORS);
+        CHECK(rt, pld_dp_ready(r.dp, id, NULL) == 0 && reductions == 0);
+    CHECK(rt, pld_dp_ready(r.dp, TENSORS - 1, NULL) == 0 && reductions == 1);
+    CHECK(rt, pld_dp_ready(r.dp, TENSORS - 2, NULL) == 0 && reductions == TENSORS);
     for (int i = 0; i < TENSORS; i++) {
         const int id = TENSORS - 1 - i;
 
@@ -315,13 +315,13 @@ static int no_memory(pld_runtime *rt, void *context)
     fail_operation = r.dp_rank == 1 ? *nth : 0;
     for (int id = TENSORS - 1; id >= 0; id--) {
         fill(&r, id, 1);
-        errors += pld_dp_ready(r.dp, id) == PLD_ERR_NOMEM;
+        errors += pld_dp_ready(r.dp, id, NULL) == PLD_ERR_NOMEM;
     }
     CHECK(rt, errors == (r.dp_rank == 1) && fail_operation == 0);
     CHECK(rt, pld_dp_wait(r.dp) == PLD_ERR_NOMEM);
     for (int id = TENSORS - 1; id >= 0; id--) {
         fill(&r, id, 1);
-        CHECK(rt, pld_dp_ready(r.dp, id) == 0);
+        CHECK(rt, pld_dp_ready(r.dp, id, NULL) == 0);
     }
     CHECK(rt, pld_dp_wait(r.dp) == 0 && is_reduced(&r, 1, 0));
     close_rank(&r);
@@ -397,7 +397,7 @@ static int tied(pld_runtime *rt, void *context)
 
             for (int i = 0; i < 8; i++)
                 grad[i] = (float)(100 * stage + 10 * pld_mesh_coord(mesh, PLD_AXIS_DP) + i);
-            CHECK(rt, pld_dp_ready(dp, id) == 0);
+            CHECK(rt, pld_dp_ready(dp, id, NULL) == 0);
         }
         CHECK(rt, pld_dp_wait(dp) == 0);
         CHECK(rt, check_tied(rt, p, stage, *sum) == 0);
@@ -423,7 +423,7 @@ static int optimizer(pld_runtime *rt, void *context)
     for (int step = 1; step <= 2; step++) {
         for (int id = 0; id < TENSORS; id++) {
             fill(&r, id, 1);
-            CHECK(rt, pld_dp_ready(r.dp, id) == 0);
+            CHECK(rt, pld_dp_ready(r.dp, id, NULL) == 0);
         }
         CHECK(rt, !*waits || pld_dp_wait(r.dp) == 0);
         CHECK(rt, pld_optim_step(optim, 1, NULL) == 0);
@@ -517,11 +517,11 @@ static int states(pld_runtime *rt, void *context)
     CHECK(rt, pld_dp_create(params, NULL, NULL) == PLD_ERR_ARG);
     CHECK(rt, pld_dp_create(params, NULL, &dp) == 0);
     CHECK(rt, pld_dp_create(params, NULL, &second) == PLD_ERR_STATE && second == NULL);
-    CHECK(rt, pld_dp_ready(NULL, 0) == PLD_ERR_ARG && pld_dp_wait(NULL) == PLD_ERR_ARG);
-    CHECK(rt, pld_dp_ready(dp, 1) == PLD_ERR_ARG && pld_dp_ready(dp, -1) == PLD_ERR_ARG);
-    CHECK(rt, pld_dp_ready(dp, 0) == 0 && pld_dp_ready(dp, 0) == PLD_ERR_STATE);
+    CHECK(rt, pld_dp_ready(NULL, 0, NULL) == PLD_ERR_ARG && pld_dp_wait(NULL) == PLD_ERR_ARG);
+    CHECK(rt, pld_dp_ready(dp, 1, NULL) == PLD_ERR_ARG && pld_dp_ready(dp, -1, NULL) == PLD_ERR_ARG);
+    CHECK(rt, pld_dp_ready(dp, 0, NULL) == 0 && pld_dp_ready(dp, 0, NULL) == PLD_ERR_STATE);
     CHECK(rt, strstr(pld_last_error(), "'t'") != NULL);
-    CHECK(rt, pld_dp_wait(dp) == 0 && pld_dp_ready(dp, 0) == 0);
+    CHECK(rt, pld_dp_wait(dp) == 0 && pld_dp_ready(dp, 0, NULL) == 0);
     CHECK(rt, pld_dp_wait(dp) == 0);
     pld_dp_destroy(&dp);
     pld_dp_destroy(NULL);
