@@ -84,6 +84,9 @@ FAKE_EXPORT int fake_cuda_enqueue_on(int device, pldi_cu_stream stream, int (*st
 /** Ordinal of the calling thread's current device; -1 without. */
 FAKE_EXPORT int fake_cuda_current(void);
 
+/** PCI id of the device of that ordinal. */
+FAKE_EXPORT void fake_cuda_pci(int device, char id[16]);
+
 /** 1: all of it is in one allocation that a device can reach. */
 FAKE_EXPORT int fake_cuda_reachable(const void *memory, size_t bytes);
 

@@ -58,8 +58,9 @@ __attribute__((destructor)) static void write_counts(void)
 }
 
 /* Kinds of calls that can fail at their n-th time. */
-static const char *const kinds[] = {"init",   "alloc", "pinned",      "register", "stream", "event",
-                                    "record", "module", "instantiate", "launch",   "copy",   "fill"};
+static const char *const kinds[] = {"init",        "alloc",  "pinned", "register",
+                                    "stream",      "event",  "record", "module",
+                                    "instantiate", "launch", "copy",   "fill"};
 enum { N_KINDS = sizeof(kinds) / sizeof(kinds[0]) };
 
 static struct fake_faults faults;
