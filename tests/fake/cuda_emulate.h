@@ -223,6 +223,25 @@ static void act(lane *warp, together what, unsigned group)
     what(members, group);
 }
 
+static void complain(const char *sentence)
+{
+    if (fake_kernels_complain != nullptr) {
+        fake_kernels_complain(sentence);
+        return;
+    }
+    fprintf(stderr, "%s\n", sentence);
+    abort();
+}
+
+static void complain_of_mask(unsigned mask)
+{
+    char text[128];
+
+    snprintf(text, sizeof(text), "kernel %s: thread %d calls a warp's function with mask %#x",
+             kernel_name, (int)(self - lanes), mask);
+    complain(text);
+}
+
 /* In a collective function: come, and stay until all have. */
 static void meet(unsigned mask, together what)
 {
@@ -230,10 +249,12 @@ static void meet(unsigned mask, together what)
     lane *warp = first_of_warp(me);
     unsigned group;
 
+    if ((mask & bit_of(me)) == 0)
+        complain_of_mask(mask);
     me->what = what;
-    me->mask = mask;
+    me->mask = mask | bit_of(me);
     warp_of(me).waiting |= bit_of(me);
-    group = complete_group(warp, what, mask);
+    group = complete_group(warp, what, me->mask);
     if (group == 0) {
         suspend(IN_WARP);
         return;
@@ -290,16 +311,6 @@ static void work_off(void *)
             go(&home);
         }
     }
-}
-
-static void complain(const char *sentence)
-{
-    if (fake_kernels_complain != nullptr) {
-        fake_kernels_complain(sentence);
-        return;
-    }
-    fprintf(stderr, "%s\n", sentence);
-    abort();
 }
 
 static void complain_of_waiting(void)
@@ -372,8 +383,7 @@ static bool run_block(void)
         warp_of(lanes + i).live |= bit_of(lanes + i);
         lanes[i].state = NOT_STARTED;
         lanes[i].on = nullptr;
-        lanes[i].index = {n % blockDim.x, n / blockDim.x % blockDim.y,
-                          n / blockDim.x / blockDim.y};
+        lanes[i].index = {n % blockDim.x, n / blockDim.x % blockDim.y, n / blockDim.x / blockDim.y};
     }
     mix_up(order, (unsigned)n_lanes);
     memset(__start_fake_shared, POISON, (size_t)(__stop_fake_shared - __start_fake_shared));
@@ -621,7 +631,10 @@ static inline int __all_sync(unsigned mask, int predicate)
 }
 
 #define FAKE_KERNEL(function) fake::entry<function>::make(#function)
-#define FAKE_KERNELS_END {NULL, NULL, 0, NULL}
+#define FAKE_KERNELS_END                                                                           \
+    {                                                                                              \
+        NULL, NULL, 0, NULL                                                                        \
+    }
 
 #include "cuda_emulate_types.h"
 
