@@ -153,7 +153,7 @@ template <class T, int U, int N>
 static __device__ inline void reduce_pieces(const pldi_cuda_reduce &r, place at)
 {
     typedef typename wide_of<T>::type W;
-    W acc[U][N];
+    W acc[U][N] = {};
 
     if (r.goes_on)
         load_sum(acc, r.sum, at);
