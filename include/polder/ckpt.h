@@ -46,6 +46,13 @@ typedef struct {
     /** Newest complete saves to keep; older ones are removed after a save.  Newest is what was
      *  saved last, whatever its step.  0: all. */
     int keep;
+    /** 1: pld_ckpt_save() returns once it is clear what is saved, and a thread copies and writes
+     *  it; see there.  0: it returns when everything is on the disk. */
+    int async;
+    /** Of pinned memory, through which tensors of a GPU pass: its pieces and their size.
+     *  0: 4 pieces of 32 MiB. */
+    int ring_segments;
+    size_t ring_bytes;
 } pld_ckpt_opts;
 
 /**
@@ -89,10 +96,21 @@ PLD_API int pld_ckpt_set_text(pld_ckpt *ckpt, const char *key, const char *value
 /**
  * Save as `step`.  A save of the same step that is already complete is replaced.
  *
- * - Collective over the mesh.  Returns when everything is on the device.
+ * - Collective over the mesh.  Returns when everything is on the disk, unless `async`.
  * - Ranks that hold the same tensors divide the writing; every byte is stored once.
- * - HDF5 is called by the calling thread alone; a program whose libhdf5 is not
- *   thread safe must not use it on another thread meanwhile.
+ * - HDF5 is called by one thread at a time, with `async` by another than the caller's; a
+ *   program whose libhdf5 is not thread safe must not use it meanwhile.
+ * - Tensors of a GPU are read after the work that is in the stream of pld_params_set_stream(),
+ *   on a stream beside it, through a ring of pinned memory into host memory as large as this
+ *   rank's share (kept for the next save), and written from there.  The call waits for the
+ *   last pld_optim_step() on the device, whose number is saved.
+ * - With `async` the tensors are first copied to host memory, on a GPU as above.  Meanwhile they
+ *   must not be changed but by polder: pld_optim_step() and pld_params_sync() wait for the copy,
+ *   on a GPU by their stream, and the host until the last copy is in its stream.  States, numbers
+ *   and texts are those of the call.  The save becomes visible, its errors are told, and older
+ *   ones are removed when next one of pld_ckpt_wait(), pld_ckpt_test(), pld_ckpt_save() and
+ *   pld_ckpt_load() is called.  A save that finds the one before it failed returns its error
+ *   and begins nothing.
  * - Errors: PLD_ERR_IO (full disk, no permission, failed flush: file and reason
  *   named), PLD_ERR_MISMATCH (ranks pass different steps or codecs, a state is not
  *   the same on all ranks, replicas have different optimizer state, or the boxes
@@ -104,10 +122,20 @@ PLD_API int pld_ckpt_set_text(pld_ckpt *ckpt, const char *key, const char *value
  */
 PLD_API int pld_ckpt_save(pld_ckpt *ckpt, int64_t step);
 
+/** Wait for the save that is under way, if any, and put it in place.  Collective over the mesh;
+ *  errors as pld_ckpt_save(). */
+PLD_API int pld_ckpt_wait(pld_ckpt *ckpt);
+
+/** As pld_ckpt_wait() if all ranks have written what they save (*done = 1); else *done = 0 and 0
+ *  is returned.  Without a save under way *done = 1.  Collective over the mesh. */
+PLD_API int pld_ckpt_test(pld_ckpt *ckpt, int *done);
+
 /**
  * Load values, optimizer state and state entries.
  *
  * - Collective over the mesh.
+ * - On a GPU all of this rank's tensors pass through host memory at once; they are in place when
+ *   the call returns.
  * - Every byte that is used is checked against the manifest's hashes.
  * - Tensors, slots and states of the checkpoint and of the program must be the
  *   same ones, with one exception: if the params have no optimizer state at all,
@@ -126,7 +154,7 @@ PLD_API int pld_ckpt_save(pld_ckpt *ckpt, int64_t step);
  */
 PLD_API int pld_ckpt_load(pld_ckpt *ckpt, const char *which, int64_t *out_step);
 
-/** Local. */
+/** Local.  A save that is under way is lost: pld_ckpt_wait() comes first; and the params later. */
 PLD_API void pld_ckpt_destroy(pld_ckpt **ckpt);
 
 PLD_END_DECLS
@@ -135,6 +163,8 @@ PLD_END_DECLS
 #ifndef PLD_NO_SITES
 #define pld_ckpt_open(first, ...) pld_ckpt_open(PLD_HERE(first), __VA_ARGS__)
 #define pld_ckpt_save(first, ...) pld_ckpt_save(PLD_HERE(first), __VA_ARGS__)
+#define pld_ckpt_wait(...) pld_ckpt_wait(PLD_HERE(__VA_ARGS__))
+#define pld_ckpt_test(first, ...) pld_ckpt_test(PLD_HERE(first), __VA_ARGS__)
 #define pld_ckpt_load(first, ...) pld_ckpt_load(PLD_HERE(first), __VA_ARGS__)
 #endif
 

@@ -15,6 +15,10 @@
  * Messages overlap with callbacks: receives are posted ahead as far as there are
  * buffers, one more than the schedule keeps at once, and sends are not waited for
  * until their buffer is needed again.
+ *
+ * On a GPU (pld_runtime_device()) buffers are device memory, and nothing in a step waits for the
+ * device: callbacks put their work into one stream, messages go through two of the pipe's own,
+ * one each way, and events order them.
  */
 #ifndef POLDER_PIPE_H
 #define POLDER_PIPE_H
@@ -22,6 +26,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <polder/device.h>
 #include <polder/dtype.h>
 #include <polder/export.h>
 #include <polder/mesh.h>
@@ -47,10 +52,12 @@ typedef struct {
  * @param out  to be filled, [output]; NULL on the last stage
  *
  * Buffers are aligned to 64 bytes and come from memory that the ranks of a node share
- * (polder/mem.h).  Callbacks run on the thread that called pld_pipe_step().
+ * (polder/mem.h), on a GPU from device memory: `in` is there for work in the stream of the
+ * options, `out` is to be filled by work in it, put there before the callback returns.  Callbacks run on the thread that called pld_pipe_step().
  *
  * @return 0, or a negative PLD_ERR_* code, which ends the step on all ranks of the pp axis: no
- *         callback is called with data that are missing.  If callbacks talk to ranks of other
+ *         callback is called with data that are missing (on a GPU: none of this rank, while
+ *         those of other ranks go on with data that mean nothing).  If callbacks talk to ranks of other
  *         axes, these must fail together (pld_agree()), or some wait for ranks that have stopped.
  */
 typedef int pld_pipe_forward(void *context, int stage, int microbatch, const void *in, void *out);
@@ -73,9 +80,10 @@ typedef struct {
     void *context;          /**< handed to both */
     pld_pipe_tensor input;  /**< ndim 0 on the first stage */
     pld_pipe_tensor output; /**< ndim 0 on the last stage; equals the next stage's input */
+    pld_stream stream;      /**< on a GPU: that of the callbacks' work; must outlive the pipe */
 } pld_pipe_opts;
 
-/** Counters of the last pld_pipe_step(). */
+/** Counters of the last pld_pipe_step().  On a GPU times are the host's. */
 typedef struct {
     double step_s;      /**< wall time of the step */
     double compute_s;   /**< of it in the callbacks */
@@ -92,7 +100,7 @@ typedef struct {
  *   pld_schedule_validate(), a callback is missing, or a shape is missing or too many),
  *   PLD_ERR_UNSUPPORTED (the schedule has several stages on a rank),
  *   PLD_ERR_MISMATCH (shapes of neighbours, both named with their stages; or
- *   schedules of ranks), PLD_ERR_NOMEM, PLD_ERR_PEER, PLD_ERR_TRANSPORT.
+ *   schedules of ranks), PLD_ERR_NOMEM, PLD_ERR_DEVMEM, PLD_ERR_PEER, PLD_ERR_TRANSPORT.
  *
  * @param schedule  with or without messages; not kept
  * @param opts      not kept; `context` is
@@ -102,7 +110,7 @@ PLD_API int pld_pipe_create(pld_mesh *mesh, const pld_schedule *schedule, const 
 
 /**
  * Run all microbatches once, forward and backward.  Collective over the pp axis;
- * returns when all its ranks are through.
+ * returns when all its ranks are through, on a GPU when all have put everything into streams.
  * @return 0; the code of a callback (the same on all ranks of the axis, with rank,
  *         stage, microbatch and the callback's own sentence, if it left one in
  *         pld_last_error(); of several the lowest rank's); PLD_ERR_PEER,
@@ -114,7 +122,7 @@ PLD_API int pld_pipe_step(pld_pipe *pipe);
 /** Local, never fails. */
 PLD_API void pld_pipe_get_stats(const pld_pipe *pipe, pld_pipe_stats *out);
 
-/** Local. */
+/** Local.  On a GPU it waits for the stream of the options and for the pipe's messages. */
 PLD_API void pld_pipe_destroy(pld_pipe **pipe);
 
 PLD_END_DECLS

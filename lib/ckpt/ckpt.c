@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <sched.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -18,7 +19,8 @@
 
 /* What a caller built against 0.1 passes.  Stays when the struct grows. */
 enum { OPTS_SIZE_0_1 = 16 };
-_Static_assert(sizeof(pld_ckpt_opts) == OPTS_SIZE_0_1, "padding, or ABI");
+_Static_assert(offsetof(pld_ckpt_opts, async) == OPTS_SIZE_0_1, "padding, or ABI");
+enum { RING_SEGMENTS = 4, RING_BYTES = 32 << 20 };
 
 static int read_opts(pld_mesh *mesh, const char *directory, const pld_ckpt_opts *opts, pld_ckpt *c)
 {
@@ -31,6 +33,13 @@ static int read_opts(pld_mesh *mesh, const char *directory, const pld_ckpt_opts 
         return pldi_fail(PLD_ERR_ARG, "pld_ckpt_open: %d is no codec", (int)c->opts.codec);
     if (c->opts.keep < 0)
         return pldi_fail(PLD_ERR_ARG, "pld_ckpt_open: keep is %d, need 0 or more", c->opts.keep);
+    if (c->opts.async != 0 && c->opts.async != 1)
+        return pldi_fail(PLD_ERR_ARG, "pld_ckpt_open: async is %d, need 0 or 1", c->opts.async);
+    if (c->opts.ring_segments < 0 || c->opts.ring_segments > CKPT_MAX_SEGMENTS)
+        return pldi_fail(PLD_ERR_ARG, "pld_ckpt_open: ring_segments is %d, need 1..%d, or 0 for %d",
+                         c->opts.ring_segments, CKPT_MAX_SEGMENTS, RING_SEGMENTS);
+    c->opts.ring_segments += c->opts.ring_segments == 0 ? RING_SEGMENTS : 0;
+    c->opts.ring_bytes += c->opts.ring_bytes == 0 ? RING_BYTES : 0;
     c->mesh = mesh;
     c->directory = pldi_strdup(directory);
     return c->directory == NULL ? PLD_ERR_NOMEM : PLD_OK;
@@ -156,6 +165,8 @@ void pld_ckpt_destroy(pld_ckpt **ckpt)
     if (ckpt == NULL || *ckpt == NULL)
         return;
     c = *ckpt;
+    pldi_ckpt_abandon(c);
+    pldi_ckpt_snapshot_close(c);
     for (int i = 0; i < c->item_count; i++)
         if (c->items[i].kind == CKPT_TEXT)
             pldi_free(c->items[i].value);
@@ -303,4 +314,47 @@ int pldi_ckpt_entries(const pld_ckpt *c, struct ckpt_entry **out, uint32_t *stat
     *count = n;
     *out = entries;
     return PLD_OK;
+}
+
+static size_t padded(size_t bytes)
+{
+    return (bytes + PLDI_ALIGN - 1) / PLDI_ALIGN * PLDI_ALIGN;
+}
+
+/* A terminated copy at *at, which moves on. */
+static const void *keep(unsigned char **at, const void *bytes, size_t count)
+{
+    unsigned char *copy = *at;
+
+    if (count > 0)
+        memcpy(copy, bytes, count);
+    copy[count] = '\0';
+    *at += padded(count + 1);
+    return copy;
+}
+
+int pldi_ckpt_entries_copy(const pld_ckpt *c, struct ckpt_entry **out, uint32_t *states,
+                           uint32_t *count)
+{
+    struct ckpt_entry *entries = NULL;
+    struct ckpt_entry *copies;
+    unsigned char *at;
+    size_t bytes;
+
+    PLDI_TRY(pldi_ckpt_entries(c, &entries, states, count));
+    bytes = padded(*count * sizeof(*entries));
+    for (uint32_t i = 0; i < *count; i++)
+        bytes += padded(strlen(entries[i].key) + 1) + padded(entries[i].bytes + 1);
+    copies = pldi_alloc(bytes, 1, "entries");
+    if (copies != NULL && *count > 0)
+        memcpy(copies, entries, *count * sizeof(*entries));
+    at = copies == NULL ? NULL : (unsigned char *)copies + padded(*count * sizeof(*entries));
+    for (uint32_t i = 0; copies != NULL && i < *count; i++) {
+        copies[i].key = keep(&at, entries[i].key, strlen(entries[i].key));
+        if (entries[i].value != NULL)
+            copies[i].value = keep(&at, entries[i].value, entries[i].bytes);
+    }
+    pldi_free(entries);
+    *out = copies;
+    return copies == NULL ? PLD_ERR_NOMEM : PLD_OK;
 }

@@ -10,7 +10,14 @@
 #include "ckpt/ckpt_file.h"
 #include "ckpt/ckpt_manifest.h"
 
-enum { CKPT_MAX_THREADS = 16, CKPT_MAX_STATE = 1 << 20, CKPT_MAX_TEXT = 1 << 15 };
+#include "params/params.h"
+
+enum {
+    CKPT_MAX_THREADS = 16,
+    CKPT_MAX_STATE = 1 << 20,
+    CKPT_MAX_TEXT = 1 << 15,
+    CKPT_MAX_SEGMENTS = 64
+};
 
 /** What the caller added: a state (value is the caller's), number or text (value is ours). */
 struct ckpt_item {
@@ -30,6 +37,8 @@ struct pld_ckpt {
     struct ckpt_item *items;
     int item_count, item_capacity;
     int threads; /* that this rank may use */
+    struct ckpt_snapshot *snapshot; /* NULL: not needed so far */
+    struct ckpt_save *running;      /* the same on all ranks: one is under way, or NULL */
     char host[72];
 };
 
@@ -53,6 +62,23 @@ struct ckpt_share {
 /** Divide what this rank and its replicas hold, and take this rank's share.  NOMEM. */
 int pldi_ckpt_share(const pld_ckpt *c, struct ckpt_share *out);
 void pldi_ckpt_share_free(struct ckpt_share *share);
+
+/**
+ * A copy of a share in host memory.  open: what all saves need, once; reserve: memory for this
+ * share, and the order after the params' stream.  From then on until release() whoever changes
+ * the params waits for take(), which makes the copy, on any thread, and leads share->data there.
+ * NOMEM, DEVMEM, DEVICE.
+ */
+int pldi_ckpt_snapshot_open(pld_ckpt *c);
+void pldi_ckpt_snapshot_close(pld_ckpt *c);
+int pldi_ckpt_snapshot_reserve(struct ckpt_snapshot *snapshot, const struct ckpt_share *share);
+int pldi_ckpt_snapshot_take(struct ckpt_snapshot *snapshot, struct ckpt_share *share);
+void pldi_ckpt_snapshot_release(struct ckpt_snapshot *snapshot);
+
+/** Put the save that is under way in place.  Collective. */
+int pldi_ckpt_complete(pld_ckpt *c);
+/** Forget it, without a word to others. */
+void pldi_ckpt_abandon(pld_ckpt *c);
 
 /** The box of a rank's tensor. */
 struct pldi_box pldi_ckpt_box_of(const pld_param_info *info);
@@ -145,5 +171,9 @@ int pldi_ckpt_parallel(int threads, int (*work)(void *context, int thread), void
  */
 int pldi_ckpt_entries(const pld_ckpt *c, struct ckpt_entry **out, uint32_t *states,
                       uint32_t *count);
+
+/** The same with keys and values of their own; one block, free with pldi_free(). */
+int pldi_ckpt_entries_copy(const pld_ckpt *c, struct ckpt_entry **out, uint32_t *states,
+                           uint32_t *count);
 
 #endif /* PLDI_CKPT_IMPL_H */

@@ -13,11 +13,19 @@
 #include "base/base_mem.h"
 #include "ckpt/ckpt_impl.h"
 #include "ckpt/ckpt_read.h"
+#include "device/device.h"
 #include "health/health_site.h"
 #include "params/params.h"
 
+/* A tensor of a GPU, and where it is put together first. */
+struct landing {
+    void *value;
+    unsigned char *host;
+    size_t bytes;
+};
+
 struct load {
-    const pld_ckpt *c;
+    pld_ckpt *c;
     char *path; /* of the checkpoint; NULL: there is none */
     struct ckpt_manifest m;
     struct ckpt_entry *entries;
@@ -25,6 +33,9 @@ struct load {
     int slots; /* optimizer state is loaded, too */
     unsigned char *used;
     struct ckpt_wants wants;
+    struct landing *landings; /* NULL: tensors are in host memory */
+    size_t landing_count;
+    unsigned char *memory;
 };
 
 /* Rank 0's findings, which all others are told. */
@@ -174,6 +185,62 @@ static int match(struct load *l, const pld_param_info *info, const char *slot, p
     return PLD_OK;
 }
 
+static size_t padded(size_t bytes)
+{
+    return (bytes + PLDI_ALIGN - 1) / PLDI_ALIGN * PLDI_ALIGN;
+}
+
+/* Host memory for all that this rank loads to a GPU. */
+static int make_landings(struct load *l, int count)
+{
+    const pld_params *p = l->c->params;
+    size_t most = 0;
+    size_t bytes = 0;
+
+    if (p == NULL || pldi_params_device(p) == NULL)
+        return PLD_OK;
+    for (int i = 0; i < count; i++) {
+        pld_param_info info;
+
+        PLDI_TRY(pld_params_info(p, i, &info));
+        bytes += padded(info.count * pld_dtype_bytes(info.dtype));
+        for (int s = 0; s < pldi_params_slots(p, i); s++)
+            bytes += padded(info.count * pld_dtype_bytes(pldi_params_slot(p, i, s)->dtype));
+        most += 1 + (size_t)pldi_params_slots(p, i);
+    }
+    l->landings = pldi_alloc(most, sizeof(*l->landings), "tensors to load");
+    l->memory = pldi_alloc(bytes, 1, "the tensors on their way to the GPU");
+    return l->landings == NULL || l->memory == NULL ? PLD_ERR_NOMEM : PLD_OK;
+}
+
+/* Where a tensor is read to. */
+static void *land(struct load *l, const pld_param_info *info, pld_dtype dtype, void *value)
+{
+    struct landing *n = &l->landings[l->landing_count];
+    unsigned char *at = l->memory;
+
+    if (l->landings == NULL)
+        return value;
+    if (l->landing_count > 0)
+        at = n[-1].host + padded(n[-1].bytes);
+    *n = (struct landing){value, at, info->count * pld_dtype_bytes(dtype)};
+    l->landing_count++;
+    return at;
+}
+
+static int take_off(const struct load *l)
+{
+    const pld_params *p = l->c->params;
+    pld_device *device = p == NULL ? NULL : pldi_params_device(p);
+
+    if (device == NULL)
+        return PLD_OK;
+    for (size_t i = 0; i < l->landing_count; i++)
+        PLDI_TRY(pldi_params_copy(p, l->landings[i].value, l->landings[i].host,
+                                  l->landings[i].bytes));
+    return device->ops->stream_wait(device, pldi_params_stream(p));
+}
+
 static int want(struct load *l, const pld_param_info *info, const char *slot, pld_dtype dtype,
                 void *value)
 {
@@ -181,7 +248,7 @@ static int want(struct load *l, const pld_param_info *info, const char *slot, pl
     const struct pldi_box box = pldi_ckpt_box_of(info);
 
     PLDI_TRY(match(l, info, slot, dtype, &t));
-    return pldi_ckpt_want(&l->wants, &l->m, t, &box, value);
+    return pldi_ckpt_want(&l->wants, &l->m, t, &box, land(l, info, dtype, value));
 }
 
 static int want_all(struct load *l)
@@ -189,6 +256,7 @@ static int want_all(struct load *l)
     const pld_params *p = l->c->params;
     const int count = p == NULL ? 0 : pld_params_count(p);
 
+    PLDI_TRY(make_landings(l, count));
     for (int i = 0; i < count; i++) {
         pld_param_info info;
 
@@ -246,17 +314,29 @@ static void set_states(struct load *l)
     }
 }
 
+/* All that is read, to where it belongs. */
+static int read_all(struct load *l)
+{
+    int rc = pldi_ckpt_read_wants(&l->wants, &l->m, l->path, l->c->threads);
+
+    if (rc == PLD_OK)
+        rc = take_off(l);
+    PLDI_TRY(pld_agree(l->c->world, rc));
+    set_states(l);
+    return pld_agree(l->c->world,
+                     l->c->params == NULL ? PLD_OK : pldi_params_push(l->c->params));
+}
+
 static int load_all(struct load *l, const char *which, int64_t *out_step)
 {
+    PLDI_TRY(pldi_ckpt_complete(l->c));
     PLDI_TRY(choose(l, which));
     if (l->path == NULL) {
         *out_step = -1;
         return PLD_OK;
     }
     PLDI_TRY(match_all(l));
-    PLDI_TRY(
-        pld_agree(l->c->world, pldi_ckpt_read_wants(&l->wants, &l->m, l->path, l->c->threads)));
-    set_states(l);
+    PLDI_TRY(read_all(l));
     *out_step = l->m.step;
     return PLD_OK;
 }
@@ -275,6 +355,8 @@ int pld_ckpt_load(pld_ckpt *ckpt, const char *which, int64_t *out_step)
     pldi_ckpt_wants_free(&l.wants);
     pldi_ckpt_manifest_free(&l.m);
     pldi_free(l.entries);
+    pldi_free(l.landings);
+    pldi_free(l.memory);
     pldi_free(l.used);
     pldi_free(l.path);
     return rc;

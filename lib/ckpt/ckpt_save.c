@@ -9,7 +9,13 @@
  *   2. rank 0 makes the hidden directory and tells uuid and time;
  *   3. every rank writes and flushes its shard;
  *   4. rank 0 receives the reports, commits, and tells how it went.
+ *
+ * The third one has no word for the others: an asynchronous save leaves it to a thread, and
+ * the fourth to the next call.
  */
+
+#include <pthread.h>
+#include <stdatomic.h>
 
 #include <stdio.h>
 #include <string.h>
@@ -24,8 +30,10 @@
 
 enum { TAG_REPORT = 1 };
 
-struct save {
-    const pld_ckpt *c;
+enum { TEXT_BYTES = 1024 };
+
+struct ckpt_save {
+    pld_ckpt *c;
     int64_t step;
     int rank, ranks;
     struct ckpt_share share;
@@ -33,6 +41,12 @@ struct save {
     uint32_t states, entry_count;
     struct ckpt_commit commit; /* rank 0's */
     char shard[64];            /* file name */
+
+    pthread_t thread;
+    int threaded;
+    atomic_int written; /* the third phase is over, here */
+    int code;           /* with which */
+    char text[TEXT_BYTES];
 };
 
 /* What rank 0 tells the others. */
@@ -58,7 +72,7 @@ static void set_pair(int64_t *pairs, size_t index, uint64_t value)
     pairs[2 * index + 1] = (int64_t)~value;
 }
 
-static uint64_t keys_print(const struct save *s)
+static uint64_t keys_print(const struct ckpt_save *s)
 {
     uint64_t print = s->states;
 
@@ -69,7 +83,7 @@ static uint64_t keys_print(const struct save *s)
     return print;
 }
 
-static int compare_calls(const struct save *s)
+static int compare_calls(const struct ckpt_save *s)
 {
     static const char *const what[] = {"steps", "codecs", "states"};
     int64_t pairs[6];
@@ -85,7 +99,7 @@ static int compare_calls(const struct save *s)
 }
 
 /* Rank 0's are saved, and given to all at the next load. */
-static int compare_states(const struct save *s)
+static int compare_states(const struct ckpt_save *s)
 {
     int64_t *pairs = pldi_alloc(s->states, 2 * sizeof(*pairs), "hashes of states");
     int differs = -1;
@@ -103,7 +117,7 @@ static int compare_states(const struct save *s)
 }
 
 /* Ranks that divide tensors among them must hold the same ones, with the same slots. */
-static int compare_replicas(const struct save *s)
+static int compare_replicas(const struct ckpt_save *s)
 {
     static const pld_axis axes[] = {PLD_AXIS_DP, PLD_AXIS_CP, PLD_AXIS_EP};
     int verdict = PLD_OK;
@@ -121,20 +135,39 @@ static int compare_replicas(const struct save *s)
     return verdict;
 }
 
-static int plan(struct save *s)
+/* A share is copied first if the caller goes on meanwhile, or if files cannot be written from it. */
+static int needs_copy(const struct ckpt_save *s)
+{
+    return s->c->params != NULL &&
+           (s->c->opts.async || pldi_params_device(s->c->params) != NULL);
+}
+
+static int prepare(struct ckpt_save *s)
+{
+    if (s->step < 0)
+        return pldi_fail(PLD_ERR_ARG, "pld_ckpt_save: step is %lld, need 0 or more",
+                         (long long)s->step);
+    if (s->c->params != NULL)
+        PLDI_TRY(pldi_params_pull(s->c->params));
+    PLDI_TRY(pldi_ckpt_share(s->c, &s->share));
+    PLDI_TRY(pldi_ckpt_entries_copy(s->c, &s->entries, &s->states, &s->entry_count));
+    if (!needs_copy(s))
+        return PLD_OK;
+    PLDI_TRY(pldi_ckpt_snapshot_open(s->c));
+    return pldi_ckpt_snapshot_reserve(s->c->snapshot, &s->share);
+}
+
+static int plan(struct ckpt_save *s)
 {
     pld_group *world = s->c->world;
-    int rc = pldi_ckpt_share(s->c, &s->share);
 
-    if (rc == PLD_OK)
-        rc = pldi_ckpt_entries(s->c, &s->entries, &s->states, &s->entry_count);
-    PLDI_TRY(pld_agree(world, rc));
+    PLDI_TRY(pld_agree(world, prepare(s)));
     PLDI_TRY(compare_calls(s));
     PLDI_TRY(compare_states(s));
     return pld_agree(world, compare_replicas(s));
 }
 
-static int begin(struct save *s)
+static int begin(struct ckpt_save *s)
 {
     struct ckpt_manifest *part = &s->share.part;
     struct opening opening = {0};
@@ -156,7 +189,7 @@ static int begin(struct save *s)
     return PLD_OK;
 }
 
-static int write_shard(struct save *s)
+static int write_shard(struct ckpt_save *s)
 {
     struct ckpt_manifest *part = &s->share.part;
     char uuid[33], step[32];
@@ -196,7 +229,7 @@ static const char *mesh_text(const pld_mesh *mesh, char out[128])
     return out[0] == '\0' ? "dp=1" : out;
 }
 
-static int commit(struct save *s, struct ckpt_manifest *reports)
+static int commit(struct ckpt_save *s, struct ckpt_manifest *reports)
 {
     const struct ckpt_manifest *part = &s->share.part;
     struct ckpt_manifest m = *part;
@@ -225,7 +258,7 @@ static int commit(struct save *s, struct ckpt_manifest *reports)
 }
 
 /* Memory for everybody's report, before anybody sends one; the first is rank 0's own. */
-static int expect(const struct save *s, const int64_t *sizes, unsigned char **data)
+static int expect(const struct ckpt_save *s, const int64_t *sizes, unsigned char **data)
 {
     for (int r = 1; r < s->ranks; r++) {
         data[r] = pldi_alloc((size_t)sizes[r], 1, "a rank's report");
@@ -236,7 +269,7 @@ static int expect(const struct save *s, const int64_t *sizes, unsigned char **da
 }
 
 /* Every message is received, whatever became of those before. */
-static int transfer(const struct save *s, const int64_t *sizes, unsigned char **data)
+static int transfer(const struct ckpt_save *s, const int64_t *sizes, unsigned char **data)
 {
     int verdict = PLD_OK;
 
@@ -251,7 +284,7 @@ static int transfer(const struct save *s, const int64_t *sizes, unsigned char **
     return verdict;
 }
 
-static int decode_and_commit(struct save *s, const int64_t *sizes, unsigned char **data)
+static int decode_and_commit(struct ckpt_save *s, const int64_t *sizes, unsigned char **data)
 {
     struct ckpt_manifest *reports =
         pldi_alloc((size_t)s->ranks, sizeof(*reports), "the ranks' reports");
@@ -270,7 +303,7 @@ static int decode_and_commit(struct save *s, const int64_t *sizes, unsigned char
 }
 
 /* data: [ranks] on rank 0, where data[0] is its own report; else this rank's report alone. */
-static int collect(struct save *s, int64_t *sizes, unsigned char **data)
+static int collect(struct ckpt_save *s, int64_t *sizes, unsigned char **data)
 {
     pld_group *world = s->c->world;
     size_t bytes = 0;
@@ -284,7 +317,7 @@ static int collect(struct save *s, int64_t *sizes, unsigned char **data)
     return pld_agree(world, s->rank == 0 ? decode_and_commit(s, sizes, data) : PLD_OK);
 }
 
-static int report(struct save *s)
+static int report(struct ckpt_save *s)
 {
     int64_t *sizes = pldi_alloc((size_t)s->ranks, sizeof(*sizes), "sizes of reports");
     unsigned char **data = pldi_alloc((size_t)s->ranks, sizeof(*data), "the ranks' reports");
@@ -299,34 +332,125 @@ static int report(struct save *s)
     return rc;
 }
 
-static int save_all(struct save *s)
+/* The third phase, on whichever thread. */
+static void *write_all(void *context)
 {
+    struct ckpt_save *s = context;
+    int rc = PLD_OK;
+
+    if (needs_copy(s))
+        rc = pldi_ckpt_snapshot_take(s->c->snapshot, &s->share);
+    if (rc == PLD_OK)
+        rc = write_shard(s);
+    s->code = rc;
+    if (rc < 0)
+        (void)snprintf(s->text, sizeof(s->text), "%s", pld_last_error());
+    atomic_store(&s->written, 1);
+    return NULL;
+}
+
+static void start_writing(struct ckpt_save *s)
+{
+    if (s->c->opts.async)
+        s->threaded = pthread_create(&s->thread, NULL, write_all, s) == 0;
+    if (!s->threaded)
+        (void)write_all(s);
+}
+
+static void join_thread(struct ckpt_save *s)
+{
+    if (s->threaded)
+        (void)pthread_join(s->thread, NULL);
+    s->threaded = 0;
+}
+
+static void save_free(struct ckpt_save *s)
+{
+    if (s == NULL)
+        return;
+    pldi_ckpt_commit_end(&s->commit);
+    if (s->c->snapshot != NULL)
+        pldi_ckpt_snapshot_release(s->c->snapshot);
+    pldi_ckpt_share_free(&s->share);
+    pldi_free(s->entries);
+    pldi_free(s);
+}
+
+int pldi_ckpt_complete(pld_ckpt *c)
+{
+    struct ckpt_save *s = c->running;
     int rc;
 
-    if (s->step < 0)
-        return pldi_fail(PLD_ERR_ARG, "pld_ckpt_save: step is %lld, need 0 or more",
-                         (long long)s->step);
-    PLDI_TRY(plan(s));
-    rc = begin(s);
-    if (rc == PLD_OK)
-        rc = pld_agree(s->c->world, write_shard(s));
+    if (s == NULL)
+        return PLD_OK;
+    join_thread(s);
+    c->running = NULL;
+    if (s->code < 0)
+        (void)pldi_fail(s->code, "%s", s->text);
+    rc = pld_agree(c->world, s->code);
     if (rc == PLD_OK)
         rc = report(s);
-    pldi_ckpt_commit_end(&s->commit);
+    save_free(s);
     return rc;
+}
+
+void pldi_ckpt_abandon(pld_ckpt *c)
+{
+    if (c->running == NULL)
+        return;
+    join_thread(c->running);
+    save_free(c->running);
+    c->running = NULL;
+}
+
+static int save_new(pld_ckpt *c, int64_t step, struct ckpt_save **out)
+{
+    struct ckpt_save *s = pldi_alloc(1, sizeof(*s), "a save");
+
+    *out = s;
+    PLDI_TRY(pld_agree(c->world, s == NULL ? PLD_ERR_NOMEM : PLD_OK));
+    s->c = c;
+    s->step = step;
+    s->commit.lock = -1;
+    s->rank = pld_group_rank(c->world);
+    s->ranks = pld_group_size(c->world);
+    PLDI_TRY(plan(s));
+    return begin(s);
 }
 
 int pld_ckpt_save(pld_ckpt *ckpt, int64_t step)
 {
     PLDI_ENTER();
-    struct save s = {.c = ckpt, .step = step, .commit = {.lock = -1}};
+    struct ckpt_save *s = NULL;
     int rc;
 
     PLDI_CHECK_ARG(ckpt != NULL);
-    s.rank = pld_group_rank(ckpt->world);
-    s.ranks = pld_group_size(ckpt->world);
-    rc = save_all(&s);
-    pldi_ckpt_share_free(&s.share);
-    pldi_free(s.entries);
-    return rc;
+    PLDI_TRY(pldi_ckpt_complete(ckpt));
+    rc = save_new(ckpt, step, &s);
+    if (rc < 0) {
+        save_free(s);
+        return rc;
+    }
+    ckpt->running = s;
+    start_writing(s);
+    return ckpt->opts.async ? PLD_OK : pldi_ckpt_complete(ckpt);
+}
+
+int pld_ckpt_wait(pld_ckpt *ckpt)
+{
+    PLDI_ENTER();
+    PLDI_CHECK_ARG(ckpt != NULL);
+    return pldi_ckpt_complete(ckpt);
+}
+
+int pld_ckpt_test(pld_ckpt *ckpt, int *done)
+{
+    PLDI_ENTER();
+    int32_t written;
+
+    PLDI_CHECK_ARG(ckpt != NULL && done != NULL);
+    written = ckpt->running == NULL || atomic_load(&ckpt->running->written);
+    PLDI_TRY(pld_allreduce(ckpt->world, &written, &written, 1, PLD_I32, PLD_MIN, NULL));
+    *done = written;
+    return written ? pldi_ckpt_complete(ckpt) : PLD_OK;
 }

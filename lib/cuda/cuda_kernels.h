@@ -125,7 +125,7 @@ struct pldi_cuda_squares {
 };
 
 /** Elements of the shortest slice, and the largest number of slices. */
-enum { PLDI_CUDA_SLICE = 16384, PLDI_CUDA_PARTIALS = 16384 };
+enum { PLDI_CUDA_SLICE = 16384, PLDI_CUDA_PARTIALS = 8192 };
 
 /** square_total, one block of PLDI_CUDA_TOTAL_BLOCK: the partials into the vote. */
 struct pldi_cuda_total {

@@ -337,7 +337,9 @@ static int finish_gradients(pld_optim *o, double lr)
 {
     const int rc = pldi_params_finish_gradients(o->params);
 
-    return rc < 0 ? rc : check_lr(lr);
+    PLDI_TRY(rc);
+    PLDI_TRY(pldi_params_before_change(o->params));
+    return check_lr(lr);
 }
 
 int pld_optim_step(pld_optim *optim, double lr, pld_step_report *out)

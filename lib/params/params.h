@@ -92,6 +92,18 @@ int pldi_params_states(const pld_params *params);
 /** Valid until states are added or removed; NULL: no such index. */
 const struct pldi_param_state *pldi_params_state(const pld_params *params, int index);
 
+/** Whoever still reads values and slots, and must be waited for before they change. */
+struct pldi_params_guard {
+    int (*wait)(void *context); /**< the host, or makes the params' stream wait */
+    void *context;
+    struct pldi_params_guard *next; /**< the params' */
+};
+
+void pldi_params_add_guard(pld_params *params, struct pldi_params_guard *guard);
+void pldi_params_remove_guard(pld_params *params, struct pldi_params_guard *guard);
+/** Called before values or slots are changed. */
+int pldi_params_before_change(const pld_params *params);
+
 /**
  * A state of which the device has the original: pull() waits for it and brings it to where the
  * state is, push() takes there what was put into the state.  NULL takes it back.

@@ -388,11 +388,12 @@ static int sync_boxes(pld_params *params)
 int pld_params_sync(pld_params *params)
 {
     PLDI_ENTER();
-    int rc = PLD_OK;
+    int rc;
 
     PLDI_CHECK_ARG(params != NULL);
     if (!params->committed)
         return pldi_fail(PLD_ERR_STATE, "there are no values before the commit");
+    rc = pldi_params_before_change(params);
     for (int d = 0; d < PLDI_PARAM_DTYPES; d++)
         if (params->arenas[d].count > 0)
             rc = first_error(rc, sync_replicas(params, params->arenas[d].value,

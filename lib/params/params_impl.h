@@ -40,6 +40,7 @@ struct pld_params {
 
     int (*finish)(void *);
     void *finish_context;
+    struct pldi_params_guard *guards;
     int (*pull)(void *);
     int (*push)(void *);
     void *mirror_context;

@@ -1,7 +1,7 @@
 /* SPDX-FileCopyrightText: The polder authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 
-/* What others attach to the tensors: optimizer state, and the reducer's hook. */
+/* What others attach to the tensors: optimizer state, and hooks. */
 
 #include "params/params_impl.h"
 
@@ -97,6 +97,31 @@ int pldi_params_states(const pld_params *params)
 const struct pldi_param_state *pldi_params_state(const pld_params *params, int index)
 {
     return index < 0 || index >= params->state_count ? NULL : &params->states[index];
+}
+
+void pldi_params_add_guard(pld_params *params, struct pldi_params_guard *guard)
+{
+    guard->next = params->guards;
+    params->guards = guard;
+}
+
+void pldi_params_remove_guard(pld_params *params, struct pldi_params_guard *guard)
+{
+    struct pldi_params_guard **at = &params->guards;
+
+    while (*at != NULL && *at != guard)
+        at = &(*at)->next;
+    if (*at != NULL)
+        *at = guard->next;
+}
+
+int pldi_params_before_change(const pld_params *params)
+{
+    int rc = PLD_OK;
+
+    for (const struct pldi_params_guard *g = params->guards; g != NULL && rc == PLD_OK; g = g->next)
+        rc = g->wait(g->context);
+    return rc;
 }
 
 void pldi_params_set_mirror(pld_params *params, int (*pull)(void *), int (*push)(void *),

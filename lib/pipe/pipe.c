@@ -8,17 +8,20 @@
 
 #include "pipe/pipe_impl.h"
 
+#include <stddef.h>
 #include <string.h>
 
 #include "base/base_err.h"
 #include "base/base_mem.h"
 #include "base/base_opts.h"
+#include "coll/coll_mem.h"
+#include "device/device.h"
 #include "health/health_site.h"
 #include "schedule/schedule.h"
 
 /* What a caller built against 0.1 passes.  Stays when the struct grows. */
 enum { OPTS_SIZE_0_1 = 176 };
-_Static_assert(sizeof(pld_pipe_opts) == OPTS_SIZE_0_1, "padding, or ABI");
+_Static_assert(offsetof(pld_pipe_opts, stream) == OPTS_SIZE_0_1, "padding, or ABI");
 
 /* The schedule with messages, whether it came with them or not. */
 static int complete(const pld_schedule *schedule, pld_schedule **lowered)
@@ -95,6 +98,17 @@ static int prepare(pld_pipe *p, const pld_mesh *mesh, const pld_schedule *schedu
     return copy_actions(p, schedule, rank);
 }
 
+/* On a GPU a message is its tensor: nobody on the host reads a note. */
+static void choose_mover(pld_pipe *p, struct pldi_pipe_edge *e, int lane)
+{
+    e->mover = &pldi_pipe_host_mover;
+    if (p->lanes[lane].device == NULL)
+        return;
+    e->mover = &pldi_pipe_lane_mover;
+    e->lane = &p->lanes[lane];
+    e->group = e->lane->group;
+}
+
 static int open_edges(pld_pipe *p, const pld_schedule *schedule)
 {
     static const pld_action_kind kinds[PLDI_WAYS] = {
@@ -109,6 +123,7 @@ static int open_edges(pld_pipe *p, const pld_schedule *schedule)
         const int up = w == PLDI_IN_F || w == PLDI_OUT_B;
 
         e->group = p->group;
+        choose_mover(p, e, w == PLDI_IN_F || w == PLDI_OUT_F ? PLDI_DOWN : PLDI_UP);
         e->kind = kinds[w];
         e->stage = p->stage;
         e->payload = pldi_pipe_bytes(up ? &p->opts.input : &p->opts.output);
@@ -120,6 +135,30 @@ static int open_edges(pld_pipe *p, const pld_schedule *schedule)
     return PLD_OK;
 }
 
+static int open_lanes(pld_pipe *p, pld_mesh *mesh)
+{
+    pld_device *device = pldi_mem_device(pld_mesh_world(mesh));
+    int verdict = PLD_OK;
+
+    for (int l = 0; l < PLDI_LANES_OF_PIPE && device != NULL; l++) {
+        const int rc = pldi_pipe_lane_open(&p->lanes[l], device, p->opts.stream, p->group);
+
+        verdict = verdict < 0 ? verdict : rc;
+    }
+    return verdict;
+}
+
+/* NCCL makes connections when ranks first talk: here, where all of them do. */
+static int meet(pld_pipe *p)
+{
+    int rc;
+
+    if (p->lanes[PLDI_DOWN].device == NULL)
+        return PLD_OK;
+    rc = pldi_pipe_lane_meet(&p->edges[PLDI_IN_F], &p->edges[PLDI_OUT_F]);
+    return rc < 0 ? rc : pldi_pipe_lane_meet(&p->edges[PLDI_IN_B], &p->edges[PLDI_OUT_B]);
+}
+
 /* What ranks find out together; the verdict of each exchange is that of its group. */
 static int join(pld_pipe *p, pld_mesh *mesh, const pld_schedule *schedule)
 {
@@ -129,7 +168,9 @@ static int join(pld_pipe *p, pld_mesh *mesh, const pld_schedule *schedule)
     PLDI_TRY(pldi_pipe_agree_schedule(world, schedule));
     PLDI_TRY(pld_agree(world, pldi_pipe_agree_shapes(axis, schedule, &p->opts)));
     PLDI_TRY(pld_agree(world, pld_group_split(axis, 0, pld_group_rank(axis), &p->group)));
-    return pld_agree(world, open_edges(p, schedule));
+    PLDI_TRY(pld_agree(world, open_lanes(p, mesh)));
+    PLDI_TRY(pld_agree(world, open_edges(p, schedule)));
+    return pld_agree(world, meet(p));
 }
 
 int pld_pipe_create(pld_mesh *mesh, const pld_schedule *schedule, const pld_pipe_opts *opts,
@@ -170,8 +211,12 @@ void pld_pipe_destroy(pld_pipe **pipe)
     if (pipe == NULL || *pipe == NULL)
         return;
     p = *pipe;
+    for (int l = 0; l < PLDI_LANES_OF_PIPE; l++)
+        pldi_pipe_lane_drain(&p->lanes[l]);
     for (int w = 0; w < PLDI_WAYS; w++)
         pldi_pipe_edge_close(&p->edges[w]);
+    for (int l = 0; l < PLDI_LANES_OF_PIPE; l++)
+        pldi_pipe_lane_close(&p->lanes[l]);
     pld_group_destroy(&p->group);
     pldi_free(p->actions);
     pldi_free(p);

@@ -68,6 +68,15 @@ static int count_slots(const struct pldi_pipe_edge *e, const pld_action *actions
     return most + SPARE_SLOTS < e->count ? most + SPARE_SLOTS : e->count;
 }
 
+/* Shared, so that collectives of the caller's within a stage reach it directly. */
+static int open_memory(struct pldi_pipe_edge *e)
+{
+    if (e->lane != NULL)
+        return pldi_pipe_lane_edge_open(e);
+    e->memory = pldi_mem_alloc(e->group, (size_t)e->slots, e->stride, "messages between stages");
+    return e->memory == NULL ? PLD_ERR_NOMEM : PLD_OK;
+}
+
 int pldi_pipe_edge_open(struct pldi_pipe_edge *edge, const pld_action *actions, size_t length)
 {
     int n = 0;
@@ -83,21 +92,20 @@ int pldi_pipe_edge_open(struct pldi_pipe_edge *edge, const pld_action *actions, 
     edge->free = pldi_alloc((size_t)edge->slots, sizeof(int), "the slots of messages");
     edge->requests =
         pldi_alloc((size_t)edge->slots, sizeof(pld_request *), "the requests of messages");
-    /* Shared, so that collectives of the caller's within a stage reach it directly. */
-    edge->memory =
-        pldi_mem_alloc(edge->group, (size_t)edge->slots, edge->stride, "messages between stages");
     if (edge->order == NULL || edge->slot_of == NULL || edge->free == NULL ||
-        edge->requests == NULL || edge->memory == NULL)
+        edge->requests == NULL)
         return PLD_ERR_NOMEM;
     for (size_t i = 0; i < length; i++)
         if (actions[i].kind == edge->kind)
             edge->order[n++] = actions[i].microbatch;
-    return PLD_OK;
+    return open_memory(edge);
 }
 
 void pldi_pipe_edge_close(struct pldi_pipe_edge *edge)
 {
-    if (edge->memory != NULL)
+    if (edge->lane != NULL)
+        pldi_pipe_lane_edge_close(edge);
+    else if (edge->memory != NULL)
         pldi_mem_free(edge->group, edge->memory);
     pldi_free(edge->order);
     pldi_free(edge->slot_of);
@@ -113,29 +121,29 @@ unsigned char *pldi_pipe_edge_slot(const struct pldi_pipe_edge *edge, int microb
     return edge->memory + (size_t)edge->slot_of[microbatch] * edge->stride;
 }
 
-static int take_slot(struct pldi_pipe_edge *e, int microbatch)
+int pldi_pipe_take_slot(struct pldi_pipe_edge *edge, int microbatch)
 {
-    return e->slot_of[microbatch] = e->free[--e->free_count];
+    return edge->slot_of[microbatch] = edge->free[--edge->free_count];
 }
 
-static void give_slot(struct pldi_pipe_edge *e, int microbatch)
+void pldi_pipe_give_slot(struct pldi_pipe_edge *edge, int microbatch)
 {
-    e->free[e->free_count++] = e->slot_of[microbatch];
-    e->slot_of[microbatch] = -1;
+    edge->free[edge->free_count++] = edge->slot_of[microbatch];
+    edge->slot_of[microbatch] = -1;
 }
 
 /* wait: without a request, which takes no memory. */
 static int receive_next(struct pldi_pipe_edge *e, int wait)
 {
     const int microbatch = e->order[e->posted];
-    const int slot = take_slot(e, microbatch);
+    const int slot = pldi_pipe_take_slot(e, microbatch);
     const pld_coll_opts opts = {PLD_OPTS(pld_coll_opts),
                                 .request = wait ? NULL : &e->requests[slot], .tag = "pipeline"};
     const int rc = pld_recv(e->group, pldi_pipe_edge_slot(e, microbatch), e->message, PLD_U8,
                             e->peer, (int)pldi_action_info(e->kind)->compute, &opts);
 
     if (rc < 0)
-        give_slot(e, microbatch);
+        pldi_pipe_give_slot(e, microbatch);
     else
         e->posted++;
     return rc;
@@ -151,17 +159,22 @@ static int post_receives(struct pldi_pipe_edge *e)
     return rc == PLD_ERR_NOMEM ? PLD_OK : rc;
 }
 
-int pldi_pipe_edge_start(struct pldi_pipe_edge *edge)
+void pldi_pipe_edge_reset(struct pldi_pipe_edge *edge)
 {
     edge->posted = edge->finished = edge->free_count = 0;
     for (int i = 0; i < edge->count; i++)
         edge->slot_of[i] = -1;
     for (int i = edge->slots - 1; i >= 0; i--)
         edge->free[edge->free_count++] = i;
+}
+
+static int start(struct pldi_pipe_edge *edge)
+{
+    pldi_pipe_edge_reset(edge);
     return edge->count == 0 || is_sending(edge) ? PLD_OK : post_receives(edge);
 }
 
-int pldi_pipe_edge_expect(struct pldi_pipe_edge *edge, int microbatch)
+static int expect(struct pldi_pipe_edge *edge, int microbatch)
 {
     while (edge->slot_of[microbatch] < 0)
         PLDI_TRY(receive_next(edge, 1));
@@ -180,7 +193,7 @@ static int check_note(const struct pldi_pipe_edge *e, int microbatch,
                      e->stage, note->kind, note->microbatch, microbatch);
 }
 
-int pldi_pipe_edge_await(struct pldi_pipe_edge *edge, int microbatch, int *is_void)
+static int await(struct pldi_pipe_edge *edge, int microbatch, int *is_void)
 {
     struct pldi_pipe_note note;
 
@@ -193,15 +206,15 @@ int pldi_pipe_edge_await(struct pldi_pipe_edge *edge, int microbatch, int *is_vo
     return PLD_OK;
 }
 
-int pldi_pipe_edge_release(struct pldi_pipe_edge *edge, int microbatch)
+static int release(struct pldi_pipe_edge *edge, int microbatch)
 {
     if (edge->count == 0)
         return PLD_OK;
-    give_slot(edge, microbatch);
+    pldi_pipe_give_slot(edge, microbatch);
     return post_receives(edge);
 }
 
-int pldi_pipe_edge_reap(struct pldi_pipe_edge *edge)
+static int reap(struct pldi_pipe_edge *edge)
 {
     while (edge->finished < edge->posted) {
         const int microbatch = edge->order[edge->finished];
@@ -210,29 +223,29 @@ int pldi_pipe_edge_reap(struct pldi_pipe_edge *edge)
         PLDI_TRY(pld_request_test(&edge->requests[edge->slot_of[microbatch]], &done));
         if (!done)
             break;
-        give_slot(edge, microbatch);
+        pldi_pipe_give_slot(edge, microbatch);
         edge->finished++;
     }
     return PLD_OK;
 }
 
-int pldi_pipe_edge_acquire(struct pldi_pipe_edge *edge, int microbatch)
+static int acquire(struct pldi_pipe_edge *edge, int microbatch)
 {
     if (edge->count == 0)
         return PLD_OK;
-    PLDI_TRY(pldi_pipe_edge_reap(edge));
+    PLDI_TRY(reap(edge));
     if (edge->free_count == 0) {
         const int oldest = edge->order[edge->finished];
 
         PLDI_TRY(pld_request_wait(&edge->requests[edge->slot_of[oldest]]));
-        give_slot(edge, oldest);
+        pldi_pipe_give_slot(edge, oldest);
         edge->finished++;
     }
-    (void)take_slot(edge, microbatch);
+    (void)pldi_pipe_take_slot(edge, microbatch);
     return PLD_OK;
 }
 
-int pldi_pipe_edge_send(struct pldi_pipe_edge *edge, int microbatch, int is_void)
+static int send(struct pldi_pipe_edge *edge, int microbatch, int is_void)
 {
     const struct pldi_pipe_note note = {is_void, (int32_t)edge->kind, edge->stage, microbatch};
     unsigned char *slot = pldi_pipe_edge_slot(edge, microbatch);
@@ -251,7 +264,25 @@ int pldi_pipe_edge_send(struct pldi_pipe_edge *edge, int microbatch, int is_void
     return rc;
 }
 
-int pldi_pipe_edge_finish(struct pldi_pipe_edge *edge)
+static int finish(struct pldi_pipe_edge *edge)
 {
     return pld_request_wait_all((size_t)edge->slots, edge->requests);
 }
+
+/* What is sent is what the callback left in the slot. */
+static int fill(struct pldi_pipe_edge *edge, int microbatch)
+{
+    (void)edge;
+    (void)microbatch;
+    return PLD_OK;
+}
+
+const struct pldi_pipe_mover pldi_pipe_host_mover = {.start = start,
+                                                     .expect = expect,
+                                                     .await = await,
+                                                     .release = release,
+                                                     .acquire = acquire,
+                                                     .fill = fill,
+                                                     .send = send,
+                                                     .reap = reap,
+                                                     .finish = finish};

@@ -7,15 +7,18 @@
  *
  * An edge is one direction of one stage boundary as this rank sees it: the four
  * of a rank are what comes in and what goes out, forward and backward.
- * pipe_edge.c moves messages over an edge, pipe_step.c walks the schedule,
- * pipe_agree.c finds out whether all ranks mean the same pipeline.
+ * pipe_edge.c moves messages over an edge, pipe_lane.c does so on a GPU,
+ * pipe_step.c walks the schedule, pipe_agree.c finds out whether all ranks mean the same pipeline.
  */
 #ifndef PLDI_PIPE_IMPL_H
 #define PLDI_PIPE_IMPL_H
 
+#include <polder/coll.h>
 #include <polder/pipe.h>
 
 enum pldi_pipe_way { PLDI_IN_F, PLDI_IN_B, PLDI_OUT_F, PLDI_OUT_B, PLDI_WAYS };
+
+enum { PLDI_DOWN, PLDI_UP, PLDI_LANES_OF_PIPE };
 
 enum { PLDI_PIPE_TEXT = 512 };
 
@@ -29,6 +32,9 @@ struct pldi_pipe_note {
 };
 
 struct pldi_pipe_edge {
+    const struct pldi_pipe_mover *mover;
+    struct pldi_pipe_lane *lane; /* on a GPU */
+    pld_event *filled, *emptied; /* [slots], on a GPU: what a slot waits for */
     pld_group *group;
     int peer; /**< rank of the group */
     pld_action_kind kind;
@@ -48,6 +54,17 @@ struct pldi_pipe_edge {
     int finished;           /**< of order, sends only: slots taken back */
 };
 
+/**
+ * One direction on a GPU: messages to the next stages (down) or to the previous ones (up), all in
+ * one stream and with a communicator of their own, in the order of the schedule.
+ */
+struct pldi_pipe_lane {
+    pld_device *device;
+    pld_group *group;
+    pld_stream stream;
+    pld_stream compute; /* the callbacks' */
+};
+
 struct pld_pipe {
     pld_pipe_opts opts;
     pld_group *group; /**< the pp axis, for messages of this pipe alone */
@@ -55,6 +72,7 @@ struct pld_pipe {
     pld_action *actions; /**< [length], this rank's */
     size_t length;
     struct pldi_pipe_edge edges[PLDI_WAYS];
+    struct pldi_pipe_lane lanes[PLDI_LANES_OF_PIPE]; /* on a GPU */
     pld_pipe_stats stats;
 
     /* One step. */
@@ -65,33 +83,58 @@ struct pld_pipe {
     int ended;                   /**< an earlier step failed with this code */
 };
 
+/**
+ * How messages move over an edge.  An edge that nothing crosses has count 0, and its functions
+ * do nothing.
+ */
+struct pldi_pipe_mover {
+    /** Before a step.  Receives are posted as far as slots go. */
+    int (*start)(struct pldi_pipe_edge *edge);
+    /** Incoming: the list has come to the message, which must be posted by now. */
+    int (*expect)(struct pldi_pipe_edge *edge, int microbatch);
+    /** Incoming: the callback comes next; *is_void is set if the message has no data. */
+    int (*await)(struct pldi_pipe_edge *edge, int microbatch, int *is_void);
+    /** Incoming: the slot is no longer needed. */
+    int (*release)(struct pldi_pipe_edge *edge, int microbatch);
+    /** Outgoing: find a slot for the microbatch, and wait for one if need be. */
+    int (*acquire)(struct pldi_pipe_edge *edge, int microbatch);
+    /** Outgoing: the callback has been. */
+    int (*fill)(struct pldi_pipe_edge *edge, int microbatch);
+    /** Outgoing: send it off. */
+    int (*send)(struct pldi_pipe_edge *edge, int microbatch, int is_void);
+    /** Outgoing: take back the slots of messages that have gone. */
+    int (*reap)(struct pldi_pipe_edge *edge);
+    /** Wait for all that the host waits for; the first error. */
+    int (*finish)(struct pldi_pipe_edge *edge);
+};
+
+extern const struct pldi_pipe_mover pldi_pipe_host_mover;
+extern const struct pldi_pipe_mover pldi_pipe_lane_mover;
+
+/** Collective over `axis`: the verdict is this rank's own. */
+int pldi_pipe_lane_open(struct pldi_pipe_lane *lane, pld_device *device, pld_stream compute,
+                        pld_group *axis);
+/** Exchange something once with the neighbours: receive, then send.  Collective, as open. */
+int pldi_pipe_lane_meet(struct pldi_pipe_edge *in, struct pldi_pipe_edge *out);
+/** Wait for all that the lane and the callbacks have under way. */
+void pldi_pipe_lane_drain(struct pldi_pipe_lane *lane);
+void pldi_pipe_lane_close(struct pldi_pipe_lane *lane);
+/** Memory and events of an edge, if it has a lane. */
+int pldi_pipe_lane_edge_open(struct pldi_pipe_edge *edge);
+void pldi_pipe_lane_edge_close(struct pldi_pipe_edge *edge);
+
 /** Lay out an edge for messages of `kind` in the order of the list; `payload` > 0. */
 int pldi_pipe_edge_open(struct pldi_pipe_edge *edge, const pld_action *actions, size_t length);
 /** No message may be under way. */
 void pldi_pipe_edge_close(struct pldi_pipe_edge *edge);
 
-/** Before a step.  Receives are posted as far as slots go. */
-int pldi_pipe_edge_start(struct pldi_pipe_edge *edge);
-
 /** The slot of a microbatch; NULL if nothing crosses the edge. */
 unsigned char *pldi_pipe_edge_slot(const struct pldi_pipe_edge *edge, int microbatch);
 
-/** Incoming: the list has come to the message, which must be posted by now. */
-int pldi_pipe_edge_expect(struct pldi_pipe_edge *edge, int microbatch);
-/** Incoming: wait for the message; *is_void is set if it has no data. */
-int pldi_pipe_edge_await(struct pldi_pipe_edge *edge, int microbatch, int *is_void);
-/** Incoming: the slot is no longer needed. */
-int pldi_pipe_edge_release(struct pldi_pipe_edge *edge, int microbatch);
-
-/** Outgoing: find a slot for the microbatch, and wait for one if need be. */
-int pldi_pipe_edge_acquire(struct pldi_pipe_edge *edge, int microbatch);
-/** Outgoing: send it off. */
-int pldi_pipe_edge_send(struct pldi_pipe_edge *edge, int microbatch, int is_void);
-/** Outgoing: take back the slots of messages that have gone. */
-int pldi_pipe_edge_reap(struct pldi_pipe_edge *edge);
-
-/** Wait for all that is under way; the first error. */
-int pldi_pipe_edge_finish(struct pldi_pipe_edge *edge);
+/** All slots are free, nothing is posted. */
+void pldi_pipe_edge_reset(struct pldi_pipe_edge *edge);
+int pldi_pipe_take_slot(struct pldi_pipe_edge *edge, int microbatch);
+void pldi_pipe_give_slot(struct pldi_pipe_edge *edge, int microbatch);
 
 /** Bytes of a tensor; 0 if ndim is 0. */
 size_t pldi_pipe_bytes(const pld_pipe_tensor *tensor);

@@ -6,7 +6,8 @@
  *
  * If a callback fails, the walk goes on without callbacks: every message of the
  * schedule still flows, marked as void, and turns the stages that it reaches to void,
- * too.  So all ranks come to the end of their lists, where they agree on the code.
+ * too.  So all ranks come to the end of their lists, where they agree on the code.  On
+ * a GPU no mark can be seen in time: other stages' callbacks go on with what is sent.
  * Only if messages themselves fail is the walk given up, and the group with it, which
  * ends what the neighbours wait for.
  */
@@ -45,10 +46,10 @@ static void note_failure(pld_pipe *p, const char *callback, int microbatch, int 
 static int ready(pld_pipe *p, struct pldi_pipe_edge *in, struct pldi_pipe_edge *out, int microbatch)
 {
     const double begin = pldi_now();
-    int rc = pldi_pipe_edge_await(in, microbatch, &p->is_void);
+    int rc = in->mover->await(in, microbatch, &p->is_void);
 
     if (rc == PLD_OK)
-        rc = pldi_pipe_edge_acquire(out, microbatch);
+        rc = out->mover->acquire(out, microbatch);
     p->stats.wait_s += pldi_now() - begin;
     return rc;
 }
@@ -69,7 +70,7 @@ static int forward(pld_pipe *p, int microbatch)
     p->stats.compute_s += pldi_now() - begin;
     if (rc != 0)
         note_failure(p, "forward", microbatch, rc);
-    return PLD_OK;
+    return out->mover->fill(out, microbatch);
 }
 
 static int backward(pld_pipe *p, int microbatch)
@@ -89,15 +90,16 @@ static int backward(pld_pipe *p, int microbatch)
         p->stats.compute_s += pldi_now() - begin;
         if (rc != 0)
             note_failure(p, "backward", microbatch, rc);
+        PLDI_TRY(out->mover->fill(out, microbatch));
     }
-    PLDI_TRY(pldi_pipe_edge_release(input, microbatch));
-    return pldi_pipe_edge_release(in, microbatch);
+    PLDI_TRY(input->mover->release(input, microbatch));
+    return in->mover->release(in, microbatch);
 }
 
 static int send(pld_pipe *p, struct pldi_pipe_edge *edge, int microbatch)
 {
     p->stats.bytes_sent += (int64_t)edge->payload;
-    return pldi_pipe_edge_send(edge, microbatch, p->is_void);
+    return edge->mover->send(edge, microbatch, p->is_void);
 }
 
 static int act(pld_pipe *p, const pld_action *a)
@@ -112,9 +114,9 @@ static int act(pld_pipe *p, const pld_action *a)
     case PLD_ACTION_SEND_B:
         return send(p, &p->edges[PLDI_OUT_B], a->microbatch);
     case PLD_ACTION_RECV_F:
-        return pldi_pipe_edge_expect(&p->edges[PLDI_IN_F], a->microbatch);
+        return p->edges[PLDI_IN_F].mover->expect(&p->edges[PLDI_IN_F], a->microbatch);
     case PLD_ACTION_RECV_B:
-        return pldi_pipe_edge_expect(&p->edges[PLDI_IN_B], a->microbatch);
+        return p->edges[PLDI_IN_B].mover->expect(&p->edges[PLDI_IN_B], a->microbatch);
     }
     return PLD_OK;
 }
@@ -122,14 +124,14 @@ static int act(pld_pipe *p, const pld_action *a)
 /* Without a thread of the library's, messages move on in its calls alone. */
 static int look_after_sends(pld_pipe *p)
 {
-    PLDI_TRY(pldi_pipe_edge_reap(&p->edges[PLDI_OUT_F]));
-    return pldi_pipe_edge_reap(&p->edges[PLDI_OUT_B]);
+    PLDI_TRY(p->edges[PLDI_OUT_F].mover->reap(&p->edges[PLDI_OUT_F]));
+    return p->edges[PLDI_OUT_B].mover->reap(&p->edges[PLDI_OUT_B]);
 }
 
 static int walk(pld_pipe *p)
 {
     for (int w = 0; w < PLDI_WAYS; w++)
-        PLDI_TRY(pldi_pipe_edge_start(&p->edges[w]));
+        PLDI_TRY(p->edges[w].mover->start(&p->edges[w]));
     for (size_t i = 0; i < p->length; i++) {
         PLDI_TRY(look_after_sends(p));
         PLDI_TRY(act(p, &p->actions[i]));
@@ -142,7 +144,7 @@ static int finish_edges(pld_pipe *p)
     int first = PLD_OK;
 
     for (int w = 0; w < PLDI_WAYS; w++) {
-        const int rc = pldi_pipe_edge_finish(&p->edges[w]);
+        const int rc = p->edges[w].mover->finish(&p->edges[w]);
 
         first = first < 0 ? first : rc;
     }
@@ -154,6 +156,9 @@ static int give_up(pld_pipe *p, int code)
 {
     keep_error(p->text);
     pldi_group_break(p->group, code);
+    for (int l = 0; l < PLDI_LANES_OF_PIPE; l++)
+        if (p->lanes[l].group != NULL)
+            pldi_group_break(p->lanes[l].group, code);
     (void)finish_edges(p);
     return pldi_fail(code, "%s", p->text);
 }

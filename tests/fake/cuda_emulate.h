@@ -106,8 +106,14 @@ struct lane {
     int predicate, votes; /* at a barrier */
 };
 
+/* Bit per lane. */
+struct warp_state {
+    unsigned waiting, live;
+};
+
 /* The launch under way. */
 static lane lanes[MAX_THREADS];
+static warp_state warps[MAX_THREADS / WARP];
 static int order[MAX_THREADS];
 static int ready[MAX_THREADS];
 static int n_lanes, n_started, n_ready, n_done;
@@ -151,6 +157,16 @@ static void go(fiber *to)
     fiber_switch(from, to);
 }
 
+/* Who runs while this one does not; what is new or wrong is for home to see to. */
+static fiber *next_fiber(void)
+{
+    if (n_ready > 0)
+        return lanes[ready[--n_ready]].on;
+    if (n_started < n_lanes && n_idle > 0)
+        return idle[--n_idle];
+    return &home;
+}
+
 /* Wait: others run, until somebody makes this thread ready. */
 static void suspend(wait why)
 {
@@ -158,14 +174,8 @@ static void suspend(wait why)
 
     me->state = why;
     me->on = here;
-    go(&home);
+    go(next_fiber());
     become(me);
-}
-
-static void wake(lane *l)
-{
-    l->state = RUNNING;
-    ready[n_ready++] = (int)(l - lanes);
 }
 
 static lane *first_of_warp(const lane *l)
@@ -173,20 +183,34 @@ static lane *first_of_warp(const lane *l)
     return lanes + (l - lanes) / WARP * WARP;
 }
 
-/* Lanes of `mask` that have not ended, if all of them have come to the same function. */
-static unsigned complete_group(lane *warp, together what, unsigned mask)
+static warp_state &warp_of(const lane *l)
 {
-    unsigned group = 0;
+    return warps[(l - lanes) / WARP];
+}
 
-    for (int k = 0; k < WARP && warp + k < lanes + n_lanes; k++) {
-        const lane *l = warp + k;
+static unsigned bit_of(const lane *l)
+{
+    return 1U << (l - lanes) % WARP;
+}
 
-        if ((mask >> k & 1) == 0 || l->state == DONE)
-            continue;
-        if (l->state != IN_WARP || l->what != what || l->mask != mask)
+static void wake(lane *l)
+{
+    if (l->state == IN_WARP)
+        warp_of(l).waiting &= ~bit_of(l);
+    l->state = RUNNING;
+    ready[n_ready++] = (int)(l - lanes);
+}
+
+/* Lanes of `mask` that have not ended, if all of them have come to the same function. */
+static unsigned complete_group(const lane *warp, together what, unsigned mask)
+{
+    const unsigned group = mask & warp_of(warp).live;
+
+    if ((warp_of(warp).waiting & group) != group)
+        return 0;
+    for (int k = 0; k < WARP; k++)
+        if (group >> k & 1 && (warp[k].what != what || warp[k].mask != mask))
             return 0;
-        group |= 1U << k;
-    }
     return group;
 }
 
@@ -199,6 +223,25 @@ static void act(lane *warp, together what, unsigned group)
     what(members, group);
 }
 
+static void complain(const char *sentence)
+{
+    if (fake_kernels_complain != nullptr) {
+        fake_kernels_complain(sentence);
+        return;
+    }
+    fprintf(stderr, "%s\n", sentence);
+    abort();
+}
+
+static void complain_of_mask(unsigned mask)
+{
+    char text[128];
+
+    snprintf(text, sizeof(text), "kernel %s: thread %d calls a warp's function with mask %#x",
+             kernel_name, (int)(self - lanes), mask);
+    complain(text);
+}
+
 /* In a collective function: come, and stay until all have. */
 static void meet(unsigned mask, together what)
 {
@@ -206,16 +249,18 @@ static void meet(unsigned mask, together what)
     lane *warp = first_of_warp(me);
     unsigned group;
 
+    if ((mask & bit_of(me)) == 0)
+        complain_of_mask(mask);
     me->what = what;
-    me->mask = mask;
-    me->state = IN_WARP;
-    group = complete_group(warp, what, mask);
+    me->mask = mask | bit_of(me);
+    warp_of(me).waiting |= bit_of(me);
+    group = complete_group(warp, what, me->mask);
     if (group == 0) {
         suspend(IN_WARP);
         return;
     }
     act(warp, what, group);
-    me->state = RUNNING;
+    warp_of(me).waiting &= ~bit_of(me);
     for (int k = 0; k < WARP; k++)
         if (group >> k & 1 && warp + k != me)
             wake(warp + k);
@@ -228,7 +273,10 @@ static void leave(lane *gone)
 
     gone->state = DONE;
     n_done++;
-    for (int k = 0; k < WARP && warp + k < lanes + n_lanes; k++) {
+    warp_of(gone).live &= ~bit_of(gone);
+    if (warp_of(gone).waiting == 0)
+        return;
+    for (int k = 0; k < WARP; k++) {
         const lane *l = warp + k;
         const unsigned group = l->state == IN_WARP ? complete_group(warp, l->what, l->mask) : 0;
 
@@ -253,35 +301,36 @@ static void work_off(void *)
             call(call_arguments);
             leave(self);
         }
-        idle[n_idle++] = here;
-        go(&home);
+        if (n_ready > 0) {
+            fiber *other = lanes[ready[--n_ready]].on;
+
+            idle[n_idle++] = here;
+            go(other);
+        } else {
+            idle[n_idle++] = here;
+            go(&home);
+        }
     }
 }
 
-static void complain(void)
+static void complain_of_waiting(void)
 {
     char text[256];
     int at_barrier = 0;
     int in_warp = 0;
-    const lane *one = nullptr;
+    int first = -1;
 
-    for (int i = 0; i < n_lanes; i++) {
+    for (int i = n_lanes - 1; i >= 0; i--) {
         at_barrier += lanes[i].state == AT_BARRIER;
         in_warp += lanes[i].state == IN_WARP;
-        if (lanes[i].state == IN_WARP && one == nullptr)
-            one = &lanes[i];
+        first = lanes[i].state == IN_WARP ? i : first;
     }
     snprintf(text, sizeof(text),
              "kernel %s, block %u: %d threads wait at a barrier and %d in warps for others that "
              "do not come, the first of them is %d with mask %#x",
-             kernel_name, blockIdx.x, at_barrier, in_warp, one == nullptr ? -1 : (int)(one - lanes),
-             one == nullptr ? 0 : one->mask);
-    if (fake_kernels_complain != nullptr) {
-        fake_kernels_complain(text);
-        return;
-    }
-    fprintf(stderr, "%s\n", text);
-    abort();
+             kernel_name, blockIdx.x, at_barrier, in_warp, first,
+             first < 0 ? 0 : lanes[first].mask);
+    complain(text);
 }
 
 /* All that are left are at the barrier: on with them. */
@@ -315,7 +364,7 @@ static fiber *fresh_fiber(void)
 /* Fibers of threads that will never run on are not used again. */
 static bool give_up(void)
 {
-    complain();
+    complain_of_waiting();
     for (int i = 0; i < n_lanes; i++)
         if (lanes[i].state != DONE && lanes[i].on != nullptr)
             fiber_free(lanes[i].on);
@@ -329,10 +378,12 @@ static bool run_block(void)
     for (int i = 0; i < n_lanes; i++) {
         const unsigned n = (unsigned)i;
 
+        if (i % WARP == 0)
+            warp_of(lanes + i) = warp_state();
+        warp_of(lanes + i).live |= bit_of(lanes + i);
         lanes[i].state = NOT_STARTED;
         lanes[i].on = nullptr;
-        lanes[i].index = {n % blockDim.x, n / blockDim.x % blockDim.y,
-                          n / blockDim.x / blockDim.y};
+        lanes[i].index = {n % blockDim.x, n / blockDim.x % blockDim.y, n / blockDim.x / blockDim.y};
     }
     mix_up(order, (unsigned)n_lanes);
     memset(__start_fake_shared, POISON, (size_t)(__stop_fake_shared - __start_fake_shared));
@@ -580,7 +631,10 @@ static inline int __all_sync(unsigned mask, int predicate)
 }
 
 #define FAKE_KERNEL(function) fake::entry<function>::make(#function)
-#define FAKE_KERNELS_END {NULL, NULL, 0, NULL}
+#define FAKE_KERNELS_END                                                                           \
+    {                                                                                              \
+        NULL, NULL, 0, NULL                                                                        \
+    }
 
 #include "cuda_emulate_types.h"
 

@@ -243,14 +243,8 @@ static inline T atomicCAS(T *at, typename std::common_type<T>::type expected,
 
 namespace fake
 {
-/* |x| / unit, rounded to a whole number, to even at a half. */
-static inline double whole(double x, int exponent)
-{
-    return std::nearbyint(std::ldexp(x, -exponent));
-}
-
 /* By definition of the format: `bits` of mantissa, an exponent with that bias. */
-static inline unsigned short half_of(double x, int bits, int bias)
+static inline unsigned short half_by_definition(double x, int bits, int bias)
 {
     const unsigned sign = std::signbit(x) ? 0x8000 : 0;
     const unsigned infinite = (unsigned)(2 * bias + 1) << bits;
@@ -260,18 +254,28 @@ static inline unsigned short half_of(double x, int bits, int bias)
     if (std::isnan(x))
         return 0x7fff;
     x = std::fabs(x);
-    if (std::isinf(x))
-        return (unsigned short)(sign | infinite);
+    if (std::isinf(x) || x == 0)
+        return (unsigned short)(sign | (x == 0 ? 0 : infinite));
     (void)std::frexp(x, &exponent);
     exponent = exponent - 1 < 1 - bias ? 1 - bias : exponent - 1;
-    mantissa = whole(x, exponent - bits); /* with the leading 1, unless subnormal */
-    if (x == 0 || mantissa == 0)
-        return (unsigned short)sign;
-    /* A mantissa that was rounded up to the next power of two carries into the exponent. */
+    mantissa = std::nearbyint(std::ldexp(x, bits - exponent)); /* to even at a half */
+    /* One that was rounded up to the next power of two carries into the exponent. */
     mantissa += (double)((exponent + bias - 1) * (1 << bits));
-    if (mantissa >= infinite)
-        mantissa = infinite;
-    return (unsigned short)(sign | (unsigned)mantissa);
+    return (unsigned short)(sign | (mantissa < infinite ? (unsigned)mantissa : infinite));
+}
+
+/* The same, quickly where neither end of the range is near. */
+static inline unsigned short half_of(float x, int bits, int bias)
+{
+    const int drop = 23 - bits;
+    const unsigned all = bits_as<unsigned>(x);
+    const int exponent = (int)(all >> 23 & 0xff) - 127 + bias;
+    const unsigned kept = (all & 0x7fffffff) + (1U << (drop - 1)) - 1 + (all >> drop & 1);
+
+    if (exponent < 1 || exponent > 2 * bias - 1)
+        return half_by_definition((double)x, bits, bias);
+    return (unsigned short)((all >> 16 & 0x8000) |
+                            ((kept >> drop) - ((unsigned)(127 - bias) << bits)));
 }
 
 static inline float half_value(unsigned short half, int bits, int bias)
@@ -280,12 +284,14 @@ static inline float half_value(unsigned short half, int bits, int bias)
     const int mantissa = half & ((1 << bits) - 1);
     double value;
 
-    if (exponent == 2 * bias + 1)
-        value = mantissa != 0 ? (double)NAN : (double)INFINITY;
-    else if (exponent == 0)
+    if (exponent > 0 && exponent < 2 * bias + 1)
+        return bits_as<float>((unsigned)(half & 0x8000) << 16 |
+                              (unsigned)(exponent + 127 - bias) << 23 |
+                              (unsigned)mantissa << (23 - bits));
+    if (exponent == 0)
         value = std::ldexp(mantissa, 1 - bias - bits);
     else
-        value = std::ldexp(mantissa + (1 << bits), exponent - bias - bits);
+        value = mantissa != 0 ? (double)NAN : (double)INFINITY;
     return (float)(half & 0x8000 ? -value : value);
 }
 
@@ -294,7 +300,7 @@ template <int BITS, int BIAS> struct half_type {
     unsigned short x;
 
     half_type() = default;
-    half_type(float value) : x(half_of((double)value, BITS, BIAS))
+    half_type(float value) : x(half_of(value, BITS, BIAS))
     {
     }
     operator float() const

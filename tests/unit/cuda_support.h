@@ -101,6 +101,15 @@ static int is_floating_type(pld_dtype dtype)
     return dtype == PLD_F32 || dtype == PLD_F64 || dtype == PLD_F16 || dtype == PLD_BF16;
 }
 
+static inline const struct pldi_kernels *scalar_kernels(void)
+{
+    static const struct pldi_kernels *found;
+
+    if (found == NULL)
+        found = pldi_kernels_find("scalar");
+    return found;
+}
+
 /* Store a number rounded by the host's kernels. */
 static void put_number(void *to, pld_dtype dtype, double value)
 {
@@ -111,7 +120,7 @@ static void put_number(void *to, pld_dtype dtype, double value)
     else if (dtype == PLD_F32)
         memcpy(to, &single, sizeof(single));
     else
-        pldi_kernels_find("scalar")->narrow(to, &single, 1, dtype);
+        scalar_kernels()->narrow(to, &single, 1, dtype);
 }
 
 static double get_number(const void *from, pld_dtype dtype)
@@ -126,12 +135,12 @@ static double get_number(const void *from, pld_dtype dtype)
     if (dtype == PLD_F32)
         memcpy(&single, from, sizeof(single));
     else
-        pldi_kernels_find("scalar")->widen(&single, from, 1, dtype);
+        scalar_kernels()->widen(&single, from, 1, dtype);
     return (double)single;
 }
 
 /* Equal bits; of floating types any NaN is as good as another. */
-static int same_elements(const void *a, const void *b, size_t count, pld_dtype dtype)
+static inline int same_elements(const void *a, const void *b, size_t count, pld_dtype dtype)
 {
     const size_t bytes = pld_dtype_bytes(dtype);
     const char *x = a;
