@@ -15,10 +15,12 @@ int gpt_batch_read(struct gpt_trainer *t)
     const int64_t mine = (int64_t)t->microbatches * t->sequences;
     const int64_t first = t->consumed + t->dp_rank * mine;
     const size_t seq = (size_t)t->seq;
+    int rc = gpt_stage_settle(t->stage);
 
+    if (rc < 0)
+        return rc;
     for (int64_t i = 0; i < mine; i++) {
-        int rc = pld_data_sample(t->data, first + i, t->sample);
-
+        rc = pld_data_sample(t->data, first + i, t->sample);
         if (rc < 0)
             return gpt_from_polder(rc);
         memcpy(t->tokens + (size_t)i * seq, t->sample, seq * sizeof(*t->sample));

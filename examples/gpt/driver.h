@@ -33,6 +33,8 @@ struct gpt_options {
     const char *resume;
     const char *metrics;
     const char *decay;
+    const char *device; /**< "cpu", "cuda" or "auto" */
+    const char *dtype;  /**< "f32" or "bf16" */
     int64_t batch;        /**< sequences of the global batch */
     int64_t microbatches; /**< of one data-parallel rank; 0: chosen */
     int64_t seq;          /**< 0: 128, or the model's limit if that is smaller */
@@ -62,6 +64,9 @@ struct gpt_trainer {
     pld_data *data;
     pld_meter *meter;
     struct gpt_stage *stage;
+    pld_device *device; /**< NULL: the processor */
+    pld_dtype dtype;    /**< of activations */
+    double peak;        /**< operations a second of the device in that dtype; 0: not known */
     struct gpt_config config;
     int dp_rank, dp_size, pp_rank, pp_size;
     int microbatches;
@@ -77,6 +82,14 @@ struct gpt_trainer {
     int32_t *targets;
     int failed; /**< code of this rank's model in this step, sentence in gpt_last_error() */
 };
+
+/** What --device says, before anything else is read: the runtime must know. */
+const char *gpt_options_device(int argc, char **argv);
+
+/** Memory for what the host and the trainer's device both reach: pinned, or ordinary without a
+ *  device; local. */
+int gpt_trainer_alloc(struct gpt_trainer *trainer, size_t bytes, pld_mem_kind kind, void **out);
+void gpt_trainer_free(struct gpt_trainer *trainer, void *memory);
 
 /** Read the command line; local.  PLD_ERR_ARG with the option that is wrong in gpt_last_error(). */
 int gpt_options_read(int argc, char **argv, struct gpt_options *out);

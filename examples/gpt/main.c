@@ -13,6 +13,21 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+
+static void describe_device(const struct gpt_trainer *t)
+{
+    const char *note = pld_runtime_device_note(t->runtime);
+    pld_device_info info;
+
+    if (note[0] != '\0')
+        printf("device: the processor, for %s\n", note);
+    if (t->device == NULL)
+        return;
+    pld_device_get_info(t->device, &info);
+    printf("device: %s, compute capability %d.%d, in %s\n", info.name, info.capability / 10,
+           info.capability % 10, pld_dtype_name(t->dtype));
+}
 
 static void describe(const struct gpt_trainer *t)
 {
@@ -28,7 +43,9 @@ static void describe(const struct gpt_trainer *t)
         (void)gpt_config_split(&t->config, t->seq, stage, t->pp_size, &first, &count);
         printf(" %d", count);
     }
-    printf("\ndata: %lld tokens in %zu files\n", (long long)pld_data_tokens(t->data),
+    printf("\n");
+    describe_device(t);
+    printf("data: %lld tokens in %zu files\n", (long long)pld_data_tokens(t->data),
            pld_data_files(t->data));
     if (t->step >= o->steps)
         printf("step %lld of %lld is reached already: nothing to train\n", (long long)t->step,
@@ -111,12 +128,14 @@ static int flush(int status)
 
 int main(int argc, char **argv)
 {
-    const pld_runtime_opts how = {PLD_OPTS(pld_runtime_opts), .report = tell_report};
+    pld_runtime_opts how = {PLD_OPTS(pld_runtime_opts), .report = tell_report};
     struct gpt_options options = {0};
     pld_runtime *runtime = NULL;
     int rc, status;
 
     gpt_blas_choose(argv);
+    /* Also for "cuda": of ranks without a GPU one says so, see gpt_trainer_open(). */
+    how.device = strcmp(gpt_options_device(argc, argv), "cpu") == 0 ? "cpu" : "auto";
     if (pld_runtime_open(&how, &runtime) < 0) {
         fprintf(stderr, "gpt: %s\n", pld_last_error());
         return 1;

@@ -25,6 +25,9 @@ const char gpt_usage[] =
     "  --batch N            sequences of the global batch (default 8)\n"
     "  --microbatches N     parts of a data-parallel rank's share (default: chosen)\n"
     "  --seq N              tokens of a sequence (default 128)\n"
+    "  --device NAME        cpu (default), cuda, or auto: a GPU where every rank has one\n"
+    "  --dtype NAME         of activations and matrix products: f32 (default), or bf16 on a GPU;\n"
+    "                       parameters, gradients and sums are f32\n"
     "training\n"
     "  --steps N            steps of the whole run (default 100)\n"
     "  --lr X --warmup N --decay cosine|linear|constant\n"
@@ -43,7 +46,7 @@ const char gpt_usage[] =
     "output\n"
     "  --metrics FILE       a JSON object a step\n"
     "  --sample N           tokens to generate after training (0)\n"
-    "  --times              at the end, where the time went\n"
+    "  --times              at the end, where the time went (on the processor)\n"
     "  --help\n";
 
 enum kind { TEXT, TEXTS, COUNT, REAL, SWITCH };
@@ -69,6 +72,8 @@ static const struct option table[] = {
     {"--resume", TEXT, AT(resume), 0, 0},
     {"--metrics", TEXT, AT(metrics), 0, 0},
     {"--decay", TEXT, AT(decay), 0, 0},
+    {"--device", TEXT, AT(device), 0, 0},
+    {"--dtype", TEXT, AT(dtype), 0, 0},
     {"--batch", COUNT, AT(batch), 1, 1 << 30},
     {"--microbatches", COUNT, AT(microbatches), 1, 1 << 20},
     {"--seq", COUNT, AT(seq), 1, 1 << 20},
@@ -150,6 +155,18 @@ static int set(const struct option *o, const char *value, struct gpt_options *ou
     return 0;
 }
 
+static int check_device(const struct gpt_options *o)
+{
+    if (strcmp(o->device, "cpu") != 0 && strcmp(o->device, "cuda") != 0 &&
+        strcmp(o->device, "auto") != 0)
+        return gpt_fail(PLD_ERR_ARG, "--device is \"%s\"; there are cpu, cuda and auto", o->device);
+    if (strcmp(o->dtype, "f32") != 0 && strcmp(o->dtype, "bf16") != 0)
+        return gpt_fail(PLD_ERR_ARG, "--dtype is \"%s\"; there are f32 and bf16", o->dtype);
+    if (strcmp(o->dtype, "bf16") == 0 && strcmp(o->device, "cpu") == 0)
+        return gpt_fail(PLD_ERR_ARG, "--dtype bf16 needs --device cuda; the processor has f32 alone");
+    return 0;
+}
+
 static int check(const struct gpt_options *o)
 {
     if (o->help)
@@ -166,7 +183,7 @@ static int check(const struct gpt_options *o)
                         o->decay);
     if (o->eps == 0)
         return gpt_fail(PLD_ERR_ARG, "--eps is 0; it must be above 0");
-    return 0;
+    return check_device(o);
 }
 
 int gpt_options_read(int argc, char **argv, struct gpt_options *out)
@@ -178,6 +195,8 @@ int gpt_options_read(int argc, char **argv, struct gpt_options *out)
                                 .resume = "latest",
                                 .decay = "cosine",
                                 .codec = "raw",
+                                .device = "cpu",
+                                .dtype = "f32",
                                 .batch = 8,
                                 .steps = 100,
                                 .seed = 1337,
@@ -199,6 +218,16 @@ int gpt_options_read(int argc, char **argv, struct gpt_options *out)
         rc = set(o, argv[i], out);
     }
     return rc == 0 ? check(out) : rc;
+}
+
+const char *gpt_options_device(int argc, char **argv)
+{
+    const char *device = "cpu";
+
+    for (int i = 1; i + 1 < argc; i++)
+        if (strcmp(argv[i], "--device") == 0)
+            device = argv[i + 1];
+    return device;
 }
 
 void gpt_options_free(struct gpt_options *options)

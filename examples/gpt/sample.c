@@ -23,8 +23,8 @@ struct sampler {
     struct gpt_trainer *trainer;
     pld_group *pipeline;
     int32_t *tokens; /* [count + 1], the first one being the prompt */
-    float *in, *out; /* [seq][channels] */
-    float *logits;   /* [vocab] */
+    void *in, *out; /* [seq][channels], where the stage works */
+    float *logits;  /* [vocab] */
 };
 
 static int32_t draw(const struct sampler *s, int64_t position)
@@ -58,12 +58,14 @@ static int next(struct sampler *s, int64_t position)
     int rc = 0;
 
     if (!first)
-        rc = pld_recv(s->pipeline, s->in, elements, PLD_F32, t->pp_rank - 1, TAG, NULL);
+        rc = pld_recv(s->pipeline, s->in, elements, t->dtype, t->pp_rank - 1, TAG, NULL);
     if (rc == 0)
         rc = gpt_stage_logits(t->stage, count, first ? s->tokens + position - count : NULL,
                               first ? NULL : s->in, last ? NULL : s->out, last ? s->logits : NULL);
+    if (rc == 0 && !last && t->device != NULL)
+        rc = pld_stream_wait(t->device, gpt_stage_stream(t->stage));
     if (rc == 0 && !last)
-        rc = pld_send(s->pipeline, s->out, elements, PLD_F32, t->pp_rank + 1, TAG, NULL);
+        rc = pld_send(s->pipeline, s->out, elements, t->dtype, t->pp_rank + 1, TAG, NULL);
     if (rc == 0 && last)
         s->tokens[position] = draw(s, position);
     if (rc == 0)
@@ -105,18 +107,20 @@ int gpt_sample(struct gpt_trainer *t, int64_t count)
     int rc = 0;
 
     s.tokens = malloc(((size_t)count + 1) * sizeof(*s.tokens));
-    s.in = malloc(elements * sizeof(*s.in));
-    s.out = malloc(elements * sizeof(*s.out));
     s.logits = malloc((size_t)t->config.vocab * sizeof(*s.logits));
-    if (s.tokens == NULL || s.in == NULL || s.out == NULL || s.logits == NULL)
+    if (s.tokens == NULL || s.logits == NULL)
         rc = gpt_fail(PLD_ERR_NOMEM, "no memory for a sample of %lld tokens", (long long)count);
+    if (rc == 0)
+        rc = gpt_trainer_alloc(t, elements * sizeof(float), PLD_MEM_DEVICE, &s.in);
+    if (rc == 0)
+        rc = gpt_trainer_alloc(t, elements * sizeof(float), PLD_MEM_DEVICE, &s.out);
     rc = gpt_agree(t->world, rc);
     if (rc == 0 && t->dp_rank == 0)
         rc = generate(&s, count);
     rc = gpt_agree(t->world, rc);
     free(s.tokens);
-    free(s.in);
-    free(s.out);
+    gpt_trainer_free(t, s.in);
+    gpt_trainer_free(t, s.out);
     free(s.logits);
     return rc;
 }

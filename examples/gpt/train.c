@@ -85,22 +85,36 @@ static int step(struct gpt_trainer *t, struct account *account)
     return 0;
 }
 
+/* The part of the devices' operations that training needs, by gpt_config_flops(). */
+static double utilisation(const struct gpt_trainer *t, double tokens_a_second)
+{
+    const double ranks = (double)t->dp_size * t->pp_size;
+
+    return t->peak == 0 ? 0
+                        : gpt_config_flops(&t->config, t->seq) * tokens_a_second / (ranks * t->peak);
+}
+
 static int tell(struct gpt_trainer *t, const struct account *a)
 {
-    const double tokens = (double)t->options->batch * t->seq;
+    const double speed = (double)t->options->batch * t->seq / a->seconds;
+    const double mfu = utilisation(t, speed);
     const pld_metric metrics[] = {
         {.name = "step", .integer = t->step, .is_integer = 1},
         {.name = "loss", .number = a->loss},
         {.name = "grad_norm", .number = a->report.grad_norm},
         {.name = "lr", .number = a->lr},
         {.name = "tokens", .integer = t->consumed * t->seq, .is_integer = 1},
-        {.name = "tokens_per_s", .number = tokens / a->seconds},
+        {.name = "tokens_per_s", .number = speed},
         {.name = "step_s", .number = a->seconds},
+        {.name = "mfu", .number = mfu}, /* last: left out where no peak is known */
     };
-    char text[96];
-    int rc = pld_meter_log(t->meter, metrics, sizeof(metrics) / sizeof(metrics[0]));
+    const size_t count = sizeof(metrics) / sizeof(metrics[0]) - (t->peak == 0);
+    char text[96], part[32] = "";
+    int rc = pld_meter_log(t->meter, metrics, count);
 
-    snprintf(text, sizeof(text), "loss %.4f  %.0f tok/s%s", a->loss, tokens / a->seconds,
+    if (t->peak > 0)
+        snprintf(part, sizeof(part), "  MFU %.1f %%", 100 * mfu);
+    snprintf(text, sizeof(text), "loss %.4f  %.0f tok/s%s%s", a->loss, speed, part,
              a->report.skipped ? "  skipped: gradient is not finite" : "");
     if (rc == 0)
         rc = pld_meter_progress(t->meter, t->step, t->options->steps, text);

@@ -26,6 +26,52 @@
             return try_code_;                                                                      \
     } while (0)
 
+/* Of dense products in bf16, as NVIDIA publishes them, with f32 sums and without sparsity; cards of
+ * the same capability with less power reach less. */
+static double peak_of(const pld_device *device, pld_dtype dtype)
+{
+    pld_device_info info;
+
+    if (device == NULL || dtype != PLD_BF16)
+        return 0;
+    pld_device_get_info(device, &info);
+    return info.capability == 80 ? 312e12 : info.capability == 90 ? 989e12 : 0;
+}
+
+static int choose_device(struct gpt_trainer *t)
+{
+    const struct gpt_options *o = t->options;
+
+    t->device = pld_runtime_device(t->runtime);
+    t->dtype = strcmp(o->dtype, "bf16") == 0 ? PLD_BF16 : PLD_F32;
+    t->peak = peak_of(t->device, t->dtype);
+    if (t->device == NULL && strcmp(o->device, "cuda") == 0)
+        return gpt_fail(PLD_ERR_UNSUPPORTED, "--device cuda: %s",
+                        pld_runtime_device_note(t->runtime));
+    if (t->device == NULL && t->dtype != PLD_F32)
+        return gpt_fail(PLD_ERR_UNSUPPORTED, "--dtype bf16 needs a GPU: %s",
+                        pld_runtime_device_note(t->runtime));
+    if (t->device != NULL && o->times)
+        return gpt_fail(PLD_ERR_ARG, "--times is for --device cpu; a GPU's time is not the host's");
+    return 0;
+}
+
+int gpt_trainer_alloc(struct gpt_trainer *t, size_t bytes, pld_mem_kind kind, void **out)
+{
+    if (t->device != NULL)
+        return gpt_from_polder(pld_device_alloc(t->device, bytes, kind, out));
+    *out = malloc(bytes);
+    return *out != NULL ? 0 : gpt_fail(PLD_ERR_NOMEM, "no memory for %zu bytes", bytes);
+}
+
+void gpt_trainer_free(struct gpt_trainer *t, void *memory)
+{
+    if (t->device != NULL)
+        pld_device_free(t->device, memory);
+    else
+        free(memory);
+}
+
 static int choose_model(struct gpt_trainer *t)
 {
     const struct gpt_options *o = t->options;
@@ -102,17 +148,24 @@ static int make_stage(struct gpt_trainer *t, const pld_schedule *schedule)
                                         .batch = t->sequences,
                                         .seq = t->seq,
                                         .live = pld_schedule_peak_live(schedule, t->pp_rank),
-                                        .microbatches = t->microbatches};
+                                        .microbatches = t->microbatches,
+                                        .dtype = t->dtype,
+                                        .device = t->device};
     const size_t tokens = (size_t)t->microbatches * (size_t)t->sequences * (size_t)t->seq;
+    void *inputs = NULL, *targets = NULL;
     int rc = gpt_from_polder(pld_params_create(t->mesh, &t->params));
 
     if (rc == 0)
         rc = gpt_stage_create(&opts, t->params, &t->stage);
+    if (rc == 0)
+        rc = gpt_trainer_alloc(t, tokens * sizeof(*t->tokens), PLD_MEM_PINNED, &inputs);
+    if (rc == 0)
+        rc = gpt_trainer_alloc(t, tokens * sizeof(*t->targets), PLD_MEM_PINNED, &targets);
+    t->tokens = inputs;
+    t->targets = targets;
     t->sample = malloc(((size_t)t->seq + 1) * sizeof(*t->sample));
-    t->tokens = malloc(tokens * sizeof(*t->tokens));
-    t->targets = malloc(tokens * sizeof(*t->targets));
-    if (rc == 0 && (t->sample == NULL || t->tokens == NULL || t->targets == NULL))
-        rc = gpt_fail(PLD_ERR_NOMEM, "no memory for %zu tokens", tokens);
+    if (rc == 0 && t->sample == NULL)
+        rc = gpt_fail(PLD_ERR_NOMEM, "no memory for a sample of %d tokens", t->seq);
     return rc;
 }
 
@@ -142,16 +195,18 @@ static int backward(void *context, int stage, int microbatch, const void *in, co
     return t->failed;
 }
 
-static int ready(void *dp, int id)
+static int ready(void *context, int id)
 {
-    return gpt_from_polder(pld_dp_ready(dp, id, NULL));
+    struct gpt_trainer *t = context;
+
+    return gpt_from_polder(pld_dp_ready(t->dp, id, gpt_stage_stream(t->stage)));
 }
 
 static int make_pipe(struct gpt_trainer *t, const pld_schedule *schedule)
 {
     pld_pipe_opts opts = {PLD_OPTS(pld_pipe_opts), .forward = forward, .backward = backward,
                           .context = t};
-    pld_pipe_tensor edge = {.dtype = PLD_F32, .ndim = 3};
+    pld_pipe_tensor edge = {.dtype = t->dtype, .ndim = 3};
 
     gpt_stage_shape(t->stage, edge.shape);
     if (t->pp_rank > 0)
@@ -174,9 +229,11 @@ static int make_optimizer(struct gpt_trainer *t)
                                   .clip = o->clip};
 
     TRY(pld_params_commit(t->params));
+    if (t->device != NULL)
+        TRY(pld_params_set_stream(t->params, gpt_stage_stream(t->stage)));
     TRY(pld_dp_create(t->params, &sum, &t->dp));
     TRY(pld_optim_create(t->params, &adamw, &t->optim));
-    gpt_stage_on_ready(t->stage, ready, t->dp);
+    gpt_stage_on_ready(t->stage, ready, t);
     return 0;
 }
 
@@ -215,6 +272,7 @@ static int resume(struct gpt_trainer *t)
         return gpt_fail(PLD_ERR_ARG, "--resume %s needs --ckpt DIR, where the run goes on saving",
                         o->resume);
     TRY(pld_ckpt_load(t->ckpt, o->resume, &step));
+    gpt_stage_changed(t->stage);
     t->step = step < 0 ? 0 : step;
     if (step >= 0 && o->seed_given && t->seed != o->seed)
         t->seed = o->seed;
@@ -252,6 +310,7 @@ static int open_meter(struct gpt_trainer *t)
 
 static int build(struct gpt_trainer *t, pld_schedule **schedule)
 {
+    TRY_LOCAL(choose_device(t));
     TRY_LOCAL(choose_model(t));
     TRY_LOCAL(choose_mesh(t));
     TRY_LOCAL(choose_microbatches(t));
@@ -301,11 +360,11 @@ void gpt_trainer_close(struct gpt_trainer *t)
     pld_pipe_destroy(&t->pipe);
     pld_optim_destroy(&t->optim);
     pld_dp_destroy(&t->dp);
-    gpt_stage_destroy(&t->stage);
     pld_params_destroy(&t->params);
+    gpt_stage_destroy(&t->stage);
     pld_mesh_destroy(&t->mesh);
     free(t->sample);
-    free(t->tokens);
-    free(t->targets);
+    gpt_trainer_free(t, t->tokens);
+    gpt_trainer_free(t, t->targets);
     *t = (struct gpt_trainer){0};
 }
