@@ -58,8 +58,9 @@ __attribute__((destructor)) static void write_counts(void)
 }
 
 /* Kinds of calls that can fail at their n-th time. */
-static const char *const kinds[] = {"init",   "alloc", "pinned",      "register", "stream", "event",
-                                    "record", "module", "instantiate", "launch",   "copy",   "fill"};
+static const char *const kinds[] = {"init",        "alloc",  "pinned", "register",
+                                    "stream",      "event",  "record", "module",
+                                    "instantiate", "launch", "copy",   "fill"};
 enum { N_KINDS = sizeof(kinds) / sizeof(kinds[0]) };
 
 static struct fake_faults faults;
@@ -72,11 +73,14 @@ void fake_set_rank(int rank)
     thread_rank = rank;
 }
 
+int fake_process_rank(void)
+{
+    return (int)fake_env_number("FAKE_RANK", fake_env_number("OMPI_COMM_WORLD_RANK", 0));
+}
+
 int fake_get_rank(void)
 {
-    if (thread_rank >= 0)
-        return thread_rank;
-    return (int)fake_env_number("FAKE_RANK", fake_env_number("OMPI_COMM_WORLD_RANK", 0));
+    return thread_rank >= 0 ? thread_rank : fake_process_rank();
 }
 
 static void set_faults(const char *list)

@@ -194,9 +194,12 @@ int cuDeviceGetAttribute(int *value, int attribute, pldi_cu_device device)
     static const struct {
         int attribute, value;
     } known[] = {
-        {PLDI_CU_ATTR_MULTIPROCESSORS, 132},     {PLDI_CU_ATTR_COMPUTE_MODE, 0},
-        {PLDI_CU_ATTR_MEMORY_CLOCK_KHZ, 2619000}, {PLDI_CU_ATTR_MEMORY_BUS_BITS, 5120},
-        {PLDI_CU_ATTR_L2_BYTES, 50 << 20},       {PLDI_CU_ATTR_SHARED_OPTIN, 227 << 10},
+        {PLDI_CU_ATTR_MULTIPROCESSORS, 132},
+        {PLDI_CU_ATTR_COMPUTE_MODE, 0},
+        {PLDI_CU_ATTR_MEMORY_CLOCK_KHZ, 2619000},
+        {PLDI_CU_ATTR_MEMORY_BUS_BITS, 5120},
+        {PLDI_CU_ATTR_L2_BYTES, 50 << 20},
+        {PLDI_CU_ATTR_SHARED_OPTIN, 227 << 10},
         {PLDI_CU_ATTR_DMA_BUF, 1},
     };
     const int capability = (int)fake_env_number("FAKE_CUDA_CAPABILITY", 90);
@@ -348,6 +351,11 @@ int fake_context_of(int ordinal, struct CUctx_st **out)
 int fake_cuda_current(void)
 {
     return depth > 0 ? stack[depth - 1]->ordinal : -1;
+}
+
+void fake_cuda_pci(int device, char id[16])
+{
+    memcpy(id, devices[device].pci, sizeof(devices[device].pci));
 }
 
 int cuCtxGetStreamPriorityRange(int *least, int *greatest)

@@ -80,8 +80,7 @@ enum fake_place fake_place_of(const void *address, size_t *left)
 {
     const struct region *r = find(address);
 
-    *left = r == NULL ? SIZE_MAX
-                      : r->bytes - (size_t)((const unsigned char *)address - r->base);
+    *left = r == NULL ? SIZE_MAX : r->bytes - (size_t)((const unsigned char *)address - r->base);
     return r == NULL ? FAKE_PAGEABLE : r->place;
 }
 
@@ -339,8 +338,7 @@ int cuMemHostUnregister(void *pointer)
 
 static int attribute_of(const struct region *r, void *value, int attribute)
 {
-    const unsigned type =
-        r->place == FAKE_DEVICE ? PLDI_CU_MEMORY_DEVICE : PLDI_CU_MEMORY_HOST;
+    const unsigned type = r->place == FAKE_DEVICE ? PLDI_CU_MEMORY_DEVICE : PLDI_CU_MEMORY_HOST;
 
     switch (attribute) {
     case PLDI_CU_PTR_MEMORY_TYPE:

@@ -28,7 +28,7 @@ struct fake_member {
     atomic_int joined; /* what follows is there */
     unsigned long host;
     char pci[16];
-    atomic_int failed;
+    atomic_int failed, gone; /* gone before it was there */
     struct {
         atomic_ulong number; /* of the split that it is about */
         int color, key;
@@ -87,10 +87,10 @@ struct ncclComm {
     atomic_bool aborted; /* or revoked: what runs ends without result */
     char path[FAKE_MAX_PATH];
     struct fake_board *board;
-    int async;           /* the error it died of */
-    int remote_seen;     /* questions since another rank failed */
-    enum fake_job job;   /* in progress */
-    long polls;          /* questions before it goes on */
+    int async;         /* the error it died of */
+    int remote_seen;   /* questions since another rank failed */
+    enum fake_job job; /* in progress */
+    long polls;        /* questions before it goes on */
     struct fake_launch *launch;
     struct ncclComm *child, *parent; /* of a split in progress */
     unsigned long n_splits;
