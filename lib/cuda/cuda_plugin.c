@@ -96,15 +96,19 @@ static void read_cpus(const char *pci, unsigned char *cpus, size_t bytes)
     }
 }
 
-/* CUDA's form has upper case and may leave the domain's zeros out; the kernel's does not. */
+/* CUDA's form has upper case and people leave the domain out; the kernel's does neither. */
 static void set_pci(char out[16], const char *text)
 {
+    const char *colon = strchr(text, ':');
     unsigned domain = 0;
     unsigned bus = 0;
     unsigned device = 0;
     unsigned function = 0;
 
-    (void)sscanf(text, "%x:%x:%x.%x", &domain, &bus, &device, &function);
+    if (colon != NULL && strchr(colon + 1, ':') != NULL)
+        (void)sscanf(text, "%x:%x:%x.%x", &domain, &bus, &device, &function);
+    else
+        (void)sscanf(text, "%x:%x.%x", &bus, &device, &function);
     (void)snprintf(out, 16, "%04x:%02x:%02x.%x", domain & 0xffffU, bus & 0xffU, device & 0xffU,
                    function & 0xfU);
 }
