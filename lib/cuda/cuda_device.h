@@ -10,9 +10,6 @@
 #include "cuda/nccl_api.h"
 #include "device/device.h"
 
-/** Room for what kernels hand from one launch to the next. */
-enum { PLDI_CUDA_SCRATCH_BYTES = 1 << 20 };
-
 /** The plugin's object. */
 struct pldi_cuda {
     pld_device head;
@@ -116,7 +113,7 @@ extern const struct pldi_comm_ops pldi_nccl_ops;
 int pldi_cuda_launch(pld_device *device, enum pldi_cuda_kernel kernel, unsigned grid,
                      unsigned block, unsigned shared_bytes, pld_stream stream, void **arguments);
 int pldi_cuda_multiprocessors(const pld_device *device);
-/** Used by one stream at a time: what several streams do at once must not need it. */
+/** [PLDI_CUDA_SCRATCH_BYTES] of the device; cuda_kernels.h says who may use it when. */
 void *pldi_cuda_scratch(pld_device *device);
 
 #endif /* PLDI_CUDA_DEVICE_H */

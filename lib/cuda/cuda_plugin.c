@@ -336,6 +336,7 @@ const struct pldi_device_ops pldi_cuda_ops = {
     .cast = pldi_cuda_cast,
     .hash = pldi_cuda_hash,
     .shuffle = pldi_cuda_shuffle,
+    .unshuffle = pldi_cuda_unshuffle,
     .comm_note = pldi_cuda_comm_note,
 };
 

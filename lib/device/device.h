@@ -61,35 +61,39 @@ struct pldi_step_vote {
     double infinite; /**< ranks whose share is not finite */
 };
 
-/** Made of that by step_decide(), and kept from step to step. */
+/** Made of that by step_decide(), and kept from step to step; first zero but for t. */
 struct pldi_step_control {
-    double norm;         /**< sqrt(square); NaN if not finite */
-    int64_t t;           /**< updates made, this one included unless skipped */
-    float factor;        /**< gradients are multiplied by it; includes the unscaling */
-    float step_size;     /**< AdamW: lr / (1 - beta1^t) */
-    float sqrt_factor;   /**< AdamW: 1 / sqrt(1 - beta2^t) */
-    int32_t skip;        /**< 1: the gradients are not finite; set them to zero, nothing else */
+    double norm;        /**< of the unscaled gradients; not finite if one of them is not */
+    int64_t t;          /**< updates made, this one included unless skipped */
+    double factor;      /**< gradients are multiplied by it; includes the unscaling */
+    double step_size;   /**< AdamW: lr / (1 - beta1^t) */
+    double sqrt_factor; /**< AdamW: 1 / sqrt(1 - beta2^t) */
+    int64_t skip;       /**< 1: the gradients are not finite; set them to zero, nothing else */
 };
 
 /** What step_decide() goes by. */
 struct pldi_step_rule {
     double lr, beta1, beta2;
-    double clip;    /**< largest norm; 0: any */
+    double clip;    /**< largest norm, of unscaled gradients; 0: any */
     double unscale; /**< gradients carry 1/unscale as a factor; 1 without loss scaling */
 };
 
-/** One optimizer sweep.  value, grad: of `dtype`; the rest f32. */
+/**
+ * One optimizer sweep.  value: of `dtype`; grad: of the same, or f32 with f16 and bf16 values;
+ * the rest f32, and of f64 values f64.  Factors are rounded to that, as the host's are.
+ */
 struct pldi_device_sweep {
     void *value;
-    void *grad;    /**< set to zero */
-    float *master; /**< of f16 and bf16 values; NULL for f32 */
-    float *first;  /**< AdamW: exp_avg; SGD: momentum, or NULL */
-    float *second; /**< AdamW: exp_avg_sq */
+    void *grad;   /**< set to zero */
+    void *master; /**< of f16 and bf16 values; else NULL */
+    void *first;  /**< AdamW: exp_avg; SGD: momentum, or NULL */
+    void *second; /**< AdamW: exp_avg_sq */
     size_t count;
     pld_dtype dtype, grad_dtype;
-    float lr, beta1, beta2, eps, momentum;
-    float decay_factor; /**< 1 - lr * weight_decay, or 1 */
-    int adamw;          /**< 0: SGD */
+    double beta1, beta2, eps; /**< AdamW */
+    double lr, momentum;      /**< SGD */
+    double decay_factor;      /**< 1 - lr * weight_decay, or 1 */
+    int adamw;                /**< 0: SGD */
 };
 
 /** A communicator of NCCL. */
@@ -211,6 +215,9 @@ struct pldi_device_ops {
     /** HDF5's byte shuffle of `count` elements of `width` bytes: all first bytes, all second ... */
     int (*shuffle)(pld_device *device, void *dst, const void *src, size_t count, size_t width,
                    pld_stream stream);
+    /** And back. */
+    int (*unshuffle)(pld_device *device, void *dst, const void *src, size_t count, size_t width,
+                     pld_stream stream);
 
     const char *(*comm_note)(const pld_device *device); /**< why `comm` is NULL; or "" */
 };
