@@ -366,6 +366,19 @@ void pldi_gpu_quiet(pld_group *group)
     (void)pldi_gpu_judge(g, 1);
 }
 
+void pldi_group_quiet(pld_group *group)
+{
+    pldi_gpu_quiet(group);
+}
+
+void pldi_group_end(pld_group *group, int code)
+{
+    if (group->on_gpu != NULL)
+        (void)pldi_gpu_fail(group->on_gpu, code);
+    else
+        pldi_group_break(group, code);
+}
+
 void pldi_gpu_detach(pld_group *group)
 {
     struct pldi_gpu_group *g = group->on_gpu;
