@@ -12,8 +12,9 @@
  *   move: else all get PLD_ERR_MISMATCH, whose sentence says who differs in what.
  *   pld_send() and pld_recv() concern two ranks only.
  * - Counts are in elements, and any that memory can hold, beyond 2^31 as well;
- *   buffers in host memory, aligned to their element.  A buffer may be NULL if
- *   its count is 0, or if this rank has no use for it ("at the root").
+ *   buffers in host memory or all in that of the rank's GPU, on all ranks alike;
+ *   aligned to their element.  A buffer may be NULL if its count is 0, or if this
+ *   rank has no use for it ("at the root").
  * - A buffer of [size][count] holds one block per rank, by rank.  Where counts
  *   differ by rank ("_v"), blocks lie one behind the other without gaps, block r
  *   with counts[r] elements.  Arrays of counts are read before the call returns.
@@ -26,6 +27,14 @@
  *   place.  With it, the call returns at once; the buffers are polder's until
  *   pld_request_wait() or a pld_request_test() that said done.  Requests of one
  *   group complete in any order of waiting; operations run in call order.
+ * - Device memory (see polder/device.h): an operation begins after the work that is in
+ *   `opts->stream` now.  Without a request the call does not wait for it: work put into
+ *   that stream afterwards finds the result, as with CUDA's own calls.  With a request
+ *   the operation goes on beside the stream; pld_request_after() makes a stream wait,
+ *   pld_request_wait() the host.  NCCL carries them where each rank has a GPU of its own
+ *   and NCCL is found on all; elsewhere they pass through pinned memory of the host, and
+ *   a call without a request then waits for its end.  Ranks find out that they disagree
+ *   soon after, not before data move, unless POLDER_CHECK=sync.
  * - Numerics: f16 and bf16 are added in f32, also between nodes, and rounded once
  *   (to nearest even; NaN stays NaN).  max and min of a NaN and a number are NaN.
  *   Integers wrap.  The order of a sum follows from group size, node map, count,
@@ -49,6 +58,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <polder/device.h>
 #include <polder/dtype.h>
 #include <polder/export.h>
 #include <polder/site.h>
@@ -78,6 +88,7 @@ typedef struct {
      *  the sum, before rounding.  0: 1. */
     double scale;
     const char *tag; /**< what this is, for diagnostics; a string that outlives the call */
+    pld_stream stream; /**< of buffers in device memory: where they are produced and used */
 } pld_coll_opts;
 
 /** This rank's number in the group, 0 .. size-1.  Local, never fails. */
@@ -135,6 +146,13 @@ PLD_API int pld_group_set_reproducible(pld_group *group, int on);
 
 /** Whether that is set.  Local. */
 PLD_API int pld_group_reproducible(const pld_group *group);
+
+/**
+ * Set up what operations on device memory need: the first of them does so by itself, but
+ * pld_send() and pld_recv() cannot, as they concern two ranks only.  Collective; waits.
+ * Nothing to do without a GPU.
+ */
+PLD_API int pld_group_connect(pld_group *group);
 
 /** Local.  No operation may be under way. */
 PLD_API void pld_group_destroy(pld_group **group);
@@ -325,6 +343,13 @@ PLD_API int pld_request_wait(pld_request **request);
 /** As wait if the operation is done (*done = 1); else *done = 0 and 0 is returned. */
 PLD_API int pld_request_test(pld_request **request, int *done);
 
+/**
+ * Work put into the stream from now on begins after the operation; the request is freed and
+ * *request set to NULL.  The host does not wait if NCCL carries the operation.
+ * @return as pld_request_wait(), as far as it is known yet; a later error ends the group
+ */
+PLD_API int pld_request_after(pld_request **request, pld_stream stream);
+
 /** Wait for all; the first error in array order is returned, all are freed. */
 PLD_API int pld_request_wait_all(size_t count, pld_request **requests);
 
@@ -346,6 +371,7 @@ PLD_END_DECLS
 #define pld_group_set_tuning(first, ...) pld_group_set_tuning(PLD_HERE(first), __VA_ARGS__)
 #define pld_group_set_reproducible(first, ...)                                                     \
     pld_group_set_reproducible(PLD_HERE(first), __VA_ARGS__)
+#define pld_group_connect(...) pld_group_connect(PLD_HERE(__VA_ARGS__))
 #define pld_allreduce_leaves(first, ...) pld_allreduce_leaves(PLD_HERE(first), __VA_ARGS__)
 #define pld_allreduce(first, ...) pld_allreduce(PLD_HERE(first), __VA_ARGS__)
 #define pld_reduce(first, ...) pld_reduce(PLD_HERE(first), __VA_ARGS__)

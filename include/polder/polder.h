@@ -8,6 +8,7 @@
 #include <polder/ckpt.h>
 #include <polder/coll.h>
 #include <polder/data.h>
+#include <polder/device.h>
 #include <polder/dp.h>
 #include <polder/dtype.h>
 #include <polder/error.h>

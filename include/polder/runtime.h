@@ -27,6 +27,7 @@
 #include <stddef.h>
 
 #include <polder/coll.h>
+#include <polder/device.h>
 #include <polder/export.h>
 
 PLD_BEGIN_DECLS
@@ -63,6 +64,10 @@ typedef struct {
     void (*report)(const char *text, void *context);
     void (*give_up)(int code, void *context);
     void *context; /**< passed to both */
+    /** Where tensors are: "cpu"; "cuda": this rank's GPU, or it is an error; "auto": the GPU,
+     *  or the host if any rank has none, see pld_runtime_device_note().  "cuda:PCI-ID" asks for
+     *  a certain one.  NULL: environment POLDER_DEVICE, else "cpu". */
+    const char *device;
 } pld_runtime_opts;
 
 /** What becomes of a process whose job is given up. */
@@ -96,7 +101,7 @@ enum {
  *   finding errors: it costs a message time, and counts if any rank has it set.
  *   Collective operations always do so.
  * - Errors: PLD_ERR_ARG, PLD_ERR_IO (trace folder), PLD_ERR_UNSUPPORTED (unknown or not built
- * transport), PLD_ERR_STATE (a runtime is already open, or MPI is finalised), PLD_ERR_TRANSPORT,
+ * transport; "cuda" without plugin, driver or GPU), PLD_ERR_DEVICE, PLD_ERR_DEVMEM, PLD_ERR_STATE (a runtime is already open, or MPI is finalised), PLD_ERR_TRANSPORT,
  * PLD_ERR_NOMEM.
  *
  * @param opts  may be NULL; not kept
@@ -128,6 +133,19 @@ PLD_API int pld_runtime_local_size(const pld_runtime *runtime);
 
 /** The group of all ranks; owned by the runtime.  Local, never fails. */
 PLD_API pld_group *pld_runtime_world(pld_runtime *runtime);
+
+/**
+ * The GPU of this rank, or NULL: none was asked for, or "auto" found that a rank has none.
+ * The ranks of a node are dealt out to the GPUs that they see, in turn, each to one near
+ * its processors.  Owned by the runtime.  Local, never fails.
+ */
+PLD_API pld_device *pld_runtime_device(pld_runtime *runtime);
+
+/**
+ * Why "auto" has taken the host, one sentence that names the lowest rank without a GPU; or
+ * "".  Belongs to the runtime.  Local, never fails.
+ */
+PLD_API const char *pld_runtime_device_note(const pld_runtime *runtime);
 
 /**
  * The report of a deadline that passed, or "".  Belongs to the runtime.  Local, never fails.

@@ -17,6 +17,7 @@
 #define PLDI_COLL_H
 
 #include <polder/coll.h>
+#include <polder/device.h>
 
 #include <stdint.h>
 
@@ -211,6 +212,7 @@ struct pld_group {
     uint64_t splits;
     int check;                 /**< messages are announced first */
     struct pldi_check *checks; /**< under way */
+    pld_device *device;        /**< of this rank, the runtime's; NULL: the host alone */
 };
 
 /** Over a transport object, which it owns from here on, also on failure. */

@@ -19,8 +19,8 @@
 #include "base/base_opts.h"
 #include "coll/coll_shape.h"
 
-enum { OPTS_SIZE_0_1 = 32 };
-_Static_assert(sizeof(pld_coll_opts) == OPTS_SIZE_0_1, "padding, or ABI");
+enum { OPTS_SIZE_0_1 = 32, OPTS_SIZE = 40 };
+_Static_assert(sizeof(pld_coll_opts) == OPTS_SIZE, "padding, or ABI");
 
 int pldi_call_opts(const pld_coll_opts *opts, pld_coll_opts *out)
 {

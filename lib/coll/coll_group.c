@@ -217,6 +217,8 @@ static int split(pld_group *parent, int color, int key, int *table, pld_group **
     pldi_engine_leave(parent->engine);
     if (rc == PLD_OK && child != NULL)
         rc = pldi_group_create(parent->engine, child, out);
+    if (rc == PLD_OK && child != NULL)
+        (*out)->device = parent->device;
     parent->splits++;
     if (rc == PLD_OK && child != NULL)
         rc = pldi_coll_part_health(parent, *out, color, members);

@@ -88,21 +88,22 @@ enum {
     X(error_name, cuGetErrorName, (int code, const char **text))                                   \
     X(error_string, cuGetErrorString, (int code, const char **text))                               \
     X(device_count, cuDeviceGetCount, (int *count))                                                \
-    X(device_get, cuDeviceGet, (pldi_cu_device *device, int ordinal))                              \
+    X(device_get, cuDeviceGet, (pldi_cu_device * device, int ordinal))                             \
     X(device_name, cuDeviceGetName, (char *name, int bytes, pldi_cu_device device))                \
     X(device_pci, cuDeviceGetPCIBusId, (char *id, int bytes, pldi_cu_device device))               \
-    X(device_uuid, cuDeviceGetUuid_v2, (struct pldi_cu_uuid *uuid, pldi_cu_device device))         \
+    X(device_uuid, cuDeviceGetUuid_v2, (struct pldi_cu_uuid * uuid, pldi_cu_device device))        \
     X(device_attribute, cuDeviceGetAttribute, (int *value, int attribute, pldi_cu_device device))  \
-    X(device_memory, cuDeviceTotalMem_v2, (size_t *bytes, pldi_cu_device device))                  \
-    X(context_retain, cuDevicePrimaryCtxRetain, (pldi_cu_context *context, pldi_cu_device device)) \
+    X(device_memory, cuDeviceTotalMem_v2, (size_t * bytes, pldi_cu_device device))                 \
+    X(context_retain, cuDevicePrimaryCtxRetain,                                                    \
+      (pldi_cu_context * context, pldi_cu_device device))                                          \
     X(context_release, cuDevicePrimaryCtxRelease_v2, (pldi_cu_device device))                      \
     X(context_push, cuCtxPushCurrent_v2, (pldi_cu_context context))                                \
-    X(context_pop, cuCtxPopCurrent_v2, (pldi_cu_context *context))                                 \
+    X(context_pop, cuCtxPopCurrent_v2, (pldi_cu_context * context))                                \
     X(context_set, cuCtxSetCurrent, (pldi_cu_context context))                                     \
-    X(context_get, cuCtxGetCurrent, (pldi_cu_context *context))                                    \
+    X(context_get, cuCtxGetCurrent, (pldi_cu_context * context))                                   \
     X(priorities, cuCtxGetStreamPriorityRange, (int *least, int *greatest))                        \
-    X(memory_info, cuMemGetInfo_v2, (size_t *free, size_t *total))                                 \
-    X(alloc, cuMemAlloc_v2, (pldi_cu_pointer *pointer, size_t bytes))                              \
+    X(memory_info, cuMemGetInfo_v2, (size_t * free, size_t * total))                               \
+    X(alloc, cuMemAlloc_v2, (pldi_cu_pointer * pointer, size_t bytes))                             \
     X(free, cuMemFree_v2, (pldi_cu_pointer pointer))                                               \
     X(alloc_host, cuMemHostAlloc, (void **pointer, size_t bytes, unsigned flags))                  \
     X(free_host, cuMemFreeHost, (void *pointer))                                                   \
@@ -115,22 +116,22 @@ enum {
     X(fill, cuMemsetD8Async,                                                                       \
       (pldi_cu_pointer dst, unsigned char value, size_t bytes, pldi_cu_stream stream))             \
     X(stream_create, cuStreamCreateWithPriority,                                                   \
-      (pldi_cu_stream *stream, unsigned flags, int priority))                                      \
+      (pldi_cu_stream * stream, unsigned flags, int priority))                                     \
     X(stream_destroy, cuStreamDestroy_v2, (pldi_cu_stream stream))                                 \
     X(stream_query, cuStreamQuery, (pldi_cu_stream stream))                                        \
     X(stream_sync, cuStreamSynchronize, (pldi_cu_stream stream))                                   \
     X(stream_wait, cuStreamWaitEvent,                                                              \
       (pldi_cu_stream stream, pldi_cu_event event, unsigned flags))                                \
-    X(event_create, cuEventCreate, (pldi_cu_event *event, unsigned flags))                         \
+    X(event_create, cuEventCreate, (pldi_cu_event * event, unsigned flags))                        \
     X(event_destroy, cuEventDestroy_v2, (pldi_cu_event event))                                     \
     X(event_record, cuEventRecord, (pldi_cu_event event, pldi_cu_stream stream))                   \
     X(event_query, cuEventQuery, (pldi_cu_event event))                                            \
     X(event_sync, cuEventSynchronize, (pldi_cu_event event))                                       \
     X(event_elapsed, cuEventElapsedTime, (float *ms, pldi_cu_event begin, pldi_cu_event end))      \
-    X(module_load, cuModuleLoadData, (pldi_cu_module *module, const void *image))                  \
+    X(module_load, cuModuleLoadData, (pldi_cu_module * module, const void *image))                 \
     X(module_unload, cuModuleUnload, (pldi_cu_module module))                                      \
     X(module_function, cuModuleGetFunction,                                                        \
-      (pldi_cu_function *function, pldi_cu_module module, const char *name))                       \
+      (pldi_cu_function * function, pldi_cu_module module, const char *name))                      \
     X(function_set, cuFuncSetAttribute, (pldi_cu_function function, int attribute, int value))     \
     X(launch, cuLaunchKernel,                                                                      \
       (pldi_cu_function function, unsigned grid_x, unsigned grid_y, unsigned grid_z,               \
@@ -138,9 +139,9 @@ enum {
        pldi_cu_stream stream, void **arguments, void **extra))                                     \
     X(capture_mode, cuThreadExchangeStreamCaptureMode, (int *mode))                                \
     X(capture_begin, cuStreamBeginCapture_v2, (pldi_cu_stream stream, int mode))                   \
-    X(capture_end, cuStreamEndCapture, (pldi_cu_stream stream, pldi_cu_graph *graph))              \
+    X(capture_end, cuStreamEndCapture, (pldi_cu_stream stream, pldi_cu_graph * graph))             \
     X(graph_instantiate, cuGraphInstantiateWithFlags,                                              \
-      (pldi_cu_graph_exec *exec, pldi_cu_graph graph, unsigned long long flags))                   \
+      (pldi_cu_graph_exec * exec, pldi_cu_graph graph, unsigned long long flags))                  \
     X(graph_launch, cuGraphLaunch, (pldi_cu_graph_exec exec, pldi_cu_stream stream))               \
     X(graph_destroy, cuGraphDestroy, (pldi_cu_graph graph))                                        \
     X(graph_exec_destroy, cuGraphExecDestroy, (pldi_cu_graph_exec exec))

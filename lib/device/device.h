@@ -40,7 +40,7 @@ struct pldi_device_wish {
     int local_rank; /**< among the ranks of the node */
     int local_size;
     const char *pci; /**< wanted: its PCI id; NULL: by local rank and nearness to the rank's cpus */
-    const unsigned char *cpus; /**< bit per processor this rank may run on */
+    const unsigned char *cpus; /**< [local_size][cpus_bytes], bit per processor a rank may run on */
     size_t cpus_bytes;
 };
 
@@ -61,35 +61,39 @@ struct pldi_step_vote {
     double infinite; /**< ranks whose share is not finite */
 };
 
-/** Made of that by step_decide(), and kept from step to step. */
+/** Made of that by step_decide(), and kept from step to step; first zero but for t. */
 struct pldi_step_control {
-    double norm;         /**< sqrt(square); NaN if not finite */
-    int64_t t;           /**< updates made, this one included unless skipped */
-    float factor;        /**< gradients are multiplied by it; includes the unscaling */
-    float step_size;     /**< AdamW: lr / (1 - beta1^t) */
-    float sqrt_factor;   /**< AdamW: 1 / sqrt(1 - beta2^t) */
-    int32_t skip;        /**< 1: the gradients are not finite; set them to zero, nothing else */
+    double norm;        /**< of the unscaled gradients; not finite if one of them is not */
+    int64_t t;          /**< updates made, this one included unless skipped */
+    double factor;      /**< gradients are multiplied by it; includes the unscaling */
+    double step_size;   /**< AdamW: lr / (1 - beta1^t) */
+    double sqrt_factor; /**< AdamW: 1 / sqrt(1 - beta2^t) */
+    int64_t skip;       /**< 1: the gradients are not finite; set them to zero, nothing else */
 };
 
 /** What step_decide() goes by. */
 struct pldi_step_rule {
     double lr, beta1, beta2;
-    double clip;    /**< largest norm; 0: any */
+    double clip;    /**< largest norm, of unscaled gradients; 0: any */
     double unscale; /**< gradients carry 1/unscale as a factor; 1 without loss scaling */
 };
 
-/** One optimizer sweep.  value, grad: of `dtype`; the rest f32. */
+/**
+ * One optimizer sweep.  value: of `dtype`; grad: of the same, or f32 with f16 and bf16 values;
+ * the rest f32, and of f64 values f64.  Factors are rounded to that, as the host's are.
+ */
 struct pldi_device_sweep {
     void *value;
-    void *grad;    /**< set to zero */
-    float *master; /**< of f16 and bf16 values; NULL for f32 */
-    float *first;  /**< AdamW: exp_avg; SGD: momentum, or NULL */
-    float *second; /**< AdamW: exp_avg_sq */
+    void *grad;   /**< set to zero */
+    void *master; /**< of f16 and bf16 values; else NULL */
+    void *first;  /**< AdamW: exp_avg; SGD: momentum, or NULL */
+    void *second; /**< AdamW: exp_avg_sq */
     size_t count;
     pld_dtype dtype, grad_dtype;
-    float lr, beta1, beta2, eps, momentum;
-    float decay_factor; /**< 1 - lr * weight_decay, or 1 */
-    int adamw;          /**< 0: SGD */
+    double beta1, beta2, eps; /**< AdamW */
+    double lr, momentum;      /**< SGD */
+    double decay_factor;      /**< 1 - lr * weight_decay, or 1 */
+    int adamw;                /**< 0: SGD */
 };
 
 /** A communicator of NCCL. */
@@ -146,6 +150,11 @@ struct pldi_comm_ops {
     int (*close)(struct pldi_comm **comm);
 };
 
+/** How the plugin's modules and graphs begin. */
+struct pldi_device_handle {
+    pld_device *device;
+};
+
 /** The plugin's functions over one device; those of polder/device.h stand for themselves. */
 struct pldi_device_ops {
     void (*close)(pld_device *device);
@@ -200,14 +209,18 @@ struct pldi_device_ops {
     /** HDF5's byte shuffle of `count` elements of `width` bytes: all first bytes, all second ... */
     int (*shuffle)(pld_device *device, void *dst, const void *src, size_t count, size_t width,
                    pld_stream stream);
+    /** And back. */
+    int (*unshuffle)(pld_device *device, void *dst, const void *src, size_t count, size_t width,
+                     pld_stream stream);
 
-    const struct pldi_comm_ops *comm; /**< NULL: NCCL was not found; see comm_note() */
-    const char *(*comm_note)(const pld_device *device); /**< why not, one sentence; or "" */
+    const char *(*comm_note)(const pld_device *device); /**< why `comm` is NULL; or "" */
 };
 
 /** The head of the plugin's object. */
 struct pld_device {
     const struct pldi_device_ops *ops;
+    const struct pldi_comm_ops *comm; /**< NULL: NCCL was not found; see comm_note() */
+    int sharing;                      /**< the core's: ranks that use this GPU */
 };
 
 /** What PLDI_PLUGIN_SYMBOL returns. */

@@ -22,10 +22,12 @@
 #include "coll/coll_mem.h"
 #include "coll/coll_shape.h"
 #include "coll/coll_shm.h"
+#include "device/device.h"
+#include "runtime/runtime_device.h"
 #include "topo/topo.h"
 #include "transport/transport.h"
 
-enum { OPTS_SIZE_0_1 = 24, OPTS_SIZE = 72 };
+enum { OPTS_SIZE_0_1 = 24, OPTS_SIZE = 80 };
 _Static_assert(sizeof(pld_runtime_opts) == OPTS_SIZE, "padding, or ABI");
 
 static const double DEADLINE = 300; /* seconds */
@@ -38,7 +40,10 @@ struct pld_runtime {
     pld_group *world;
     struct pldi_transport *transport; /* only as long as there is no world */
     struct pldi_node node;
+    struct pldi_place *places; /* of all ranks, while the runtime opens */
     struct pldi_health *health;
+    pld_device *device;
+    char device_note[PLDI_NOTE_BYTES];
     int holds_flag;
 };
 
@@ -61,7 +66,7 @@ static int find_node(pld_runtime *rt)
         rc = pldi_node_open(rt->world, homes, rt->node.cpus < rt->node.local_size);
     }
     pldi_free(homes);
-    pldi_free(places);
+    rt->places = places;
     return rc;
 }
 
@@ -130,7 +135,13 @@ static int wire(pld_runtime *rt, const pld_runtime_opts *opts)
     rt->transport = NULL;
     PLDI_TRY(pldi_group_create(rt->engine, transport, &rt->world));
     PLDI_TRY(find_node(rt));
-    return open_health(rt, opts);
+    PLDI_TRY(open_health(rt, opts));
+    PLDI_TRY(pldi_runtime_device_open(rt->world, opts->device, rt->places, &rt->node, &rt->device,
+                                      rt->device_note));
+    rt->world->device = rt->device;
+    pldi_free(rt->places);
+    rt->places = NULL;
+    return PLD_OK;
 }
 
 int pldi_runtime_open(const struct pldi_transport_ops *ops, const struct pldi_transport_args *args,
@@ -211,6 +222,8 @@ int pld_runtime_close(pld_runtime **runtime)
         rc = t->ops->close(t);
     pldi_node_close(&node);
     pldi_health_destroy(&rt->health);
+    pldi_device_close(&rt->device);
+    pldi_free(rt->places);
     if (rt->holds_flag)
         atomic_flag_clear(&is_open);
     pldi_free(rt);
@@ -240,6 +253,16 @@ int pld_runtime_local_size(const pld_runtime *runtime)
 pld_group *pld_runtime_world(pld_runtime *runtime)
 {
     return runtime->world;
+}
+
+pld_device *pld_runtime_device(pld_runtime *runtime)
+{
+    return runtime->device;
+}
+
+const char *pld_runtime_device_note(const pld_runtime *runtime)
+{
+    return runtime->device_note;
 }
 
 const char *pld_runtime_report(const pld_runtime *runtime)

@@ -10,6 +10,7 @@ import sys
 SEES = {
     "base": [],
     "device": ["base"],
+    "cuda": ["device"],
     "topo": ["base"],
     "shard": ["base"],
     "schedule": ["base"],

@@ -1,0 +1,131 @@
+/* SPDX-FileCopyrightText: The polder authors */
+/* SPDX-License-Identifier: Apache-2.0 */
+
+#include <polder/error.h>
+
+#include <stdint.h>
+
+#include "cuda/cuda_device.h"
+
+static pldi_cu_pointer address(const void *pointer)
+{
+    return (pldi_cu_pointer)(uintptr_t)pointer;
+}
+
+static int alloc_device(const struct pldi_cuda *d, size_t bytes, void **out)
+{
+    pldi_cu_pointer pointer = 0;
+    size_t available = 0;
+    size_t total = 0;
+    const int code = d->cu.alloc(&pointer, bytes);
+
+    if (code == PLDI_CU_SUCCESS) {
+        *out = (void *)(uintptr_t)pointer;
+        return PLD_OK;
+    }
+    (void)d->cu.memory_info(&available, &total);
+    return pldi_cuda_fail(d, code, "%zu bytes of device memory (%zu of %zu are free)", bytes,
+                          available, total);
+}
+
+static int alloc_pinned(const struct pldi_cuda *d, size_t bytes, void **out)
+{
+    void *memory = NULL;
+    const int code = d->cu.alloc_host(&memory, bytes, PLDI_CU_HOST_PORTABLE);
+
+    if (code == PLDI_CU_OUT_OF_MEMORY)
+        return d->host->fail(PLD_ERR_NOMEM,
+                             "cannot pin %zu bytes of host memory; raise 'ulimit -l', or use less",
+                             bytes);
+    PLDI_CUDA_TRY(d, code, "%zu bytes of pinned memory", bytes);
+    *out = memory;
+    return PLD_OK;
+}
+
+int pldi_cuda_alloc(pld_device *device, size_t bytes, pld_mem_kind kind, void **out)
+{
+    const struct pldi_cuda *d = pldi_cuda_of(device);
+    const struct pldi_cuda_visit visit = pldi_cuda_enter(d);
+    const size_t some = bytes > 0 ? bytes : 1; /* CUDA refuses none */
+    const int rc =
+        kind == PLD_MEM_DEVICE ? alloc_device(d, some, out) : alloc_pinned(d, some, out);
+
+    pldi_cuda_leave(&visit);
+    return rc;
+}
+
+/* Returns the driver's type of memory, 0 for what it does not know. */
+static int type_of(const struct pldi_cuda *d, const void *memory)
+{
+    int type = 0;
+
+    if (d->cu.pointer_attribute(&type, PLDI_CU_PTR_MEMORY_TYPE, address(memory)) !=
+        PLDI_CU_SUCCESS)
+        return 0;
+    return type;
+}
+
+void pldi_cuda_free(pld_device *device, void *memory)
+{
+    const struct pldi_cuda *d = pldi_cuda_of(device);
+    struct pldi_cuda_visit visit;
+
+    if (memory == NULL)
+        return;
+    visit = pldi_cuda_enter(d);
+    if (type_of(d, memory) == PLDI_CU_MEMORY_HOST)
+        (void)d->cu.free_host(memory);
+    else
+        (void)d->cu.free(address(memory));
+    pldi_cuda_leave(&visit);
+}
+
+pld_mem_kind pldi_cuda_where(pld_device *device, const void *memory)
+{
+    const struct pldi_cuda *d = pldi_cuda_of(device);
+    const struct pldi_cuda_visit visit = pldi_cuda_enter(d);
+    const int type = type_of(d, memory);
+
+    pldi_cuda_leave(&visit);
+    if (type == PLDI_CU_MEMORY_DEVICE)
+        return PLD_MEM_DEVICE;
+    return type == PLDI_CU_MEMORY_HOST ? PLD_MEM_PINNED : PLD_MEM_HOST;
+}
+
+int pldi_cuda_free_bytes(pld_device *device, uint64_t *out)
+{
+    const struct pldi_cuda *d = pldi_cuda_of(device);
+    const struct pldi_cuda_visit visit = pldi_cuda_enter(d);
+    size_t available = 0;
+    size_t total = 0;
+    const int code = d->cu.memory_info(&available, &total);
+
+    pldi_cuda_leave(&visit);
+    PLDI_CUDA_TRY(d, code, "asking for free memory");
+    *out = available;
+    return PLD_OK;
+}
+
+int pldi_cuda_copy(pld_device *device, void *dst, const void *src, size_t bytes, pld_stream stream)
+{
+    const struct pldi_cuda *d = pldi_cuda_of(device);
+    const struct pldi_cuda_visit visit = pldi_cuda_enter(d);
+    const int code =
+        bytes == 0 ? PLDI_CU_SUCCESS : d->cu.copy(address(dst), address(src), bytes, stream);
+
+    pldi_cuda_leave(&visit);
+    PLDI_CUDA_TRY(d, code, "a copy of %zu bytes", bytes);
+    return PLD_OK;
+}
+
+int pldi_cuda_fill(pld_device *device, void *dst, int byte, size_t bytes, pld_stream stream)
+{
+    const struct pldi_cuda *d = pldi_cuda_of(device);
+    const struct pldi_cuda_visit visit = pldi_cuda_enter(d);
+    const int code = bytes == 0 ? PLDI_CU_SUCCESS
+                                : d->cu.fill(address(dst), (unsigned char)byte, bytes, stream);
+
+    pldi_cuda_leave(&visit);
+    PLDI_CUDA_TRY(d, code, "filling %zu bytes", bytes);
+    return PLD_OK;
+}
