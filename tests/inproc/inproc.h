@@ -64,6 +64,8 @@ static inline void *inproc_thread(void *arg)
     me->result = pldi_transport_find("inproc", &ops);
     if (me->result == 0)
         me->result = pldi_runtime_open(ops, &args, me->opts, &rt);
+    if (me->result != 0)
+        printf("# rank %d did not join: %s\n", me->rank, pld_last_error());
     if (me->result == 0)
         me->result = me->body(rt, me->context);
     pldi_inproc_leave(me->world, me->rank);
