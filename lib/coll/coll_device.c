@@ -23,7 +23,7 @@
 #include "coll/coll_break.h"
 #include "coll/coll_shm.h"
 
-enum { TURN_SECONDS = 10, MIN_CHUNK = 4096, MAX_CHUNK = 64 << 20 };
+enum { TURN_SECONDS = 10, MIN_CHUNK = 4096, MAX_CHUNK = 256 << 20 };
 
 /* ---- The turn ---- */
 
@@ -416,15 +416,28 @@ void pldi_gpu_detach(pld_group *group)
 /* What a rank knows and wants. */
 struct said {
     int32_t has_nccl, sharing, path, share;
-    uint64_t chunk;
+    uint64_t chunk, scratch;
 };
+
+static int read_bytes(const char *name, uint64_t usual, uint64_t *out)
+{
+    const char *text = getenv(name);
+    char *end = NULL;
+
+    *out = usual;
+    if (text == NULL || text[0] == '\0')
+        return PLD_OK;
+    *out = strtoull(text, &end, 10);
+    if (*end != '\0' || *out < MIN_CHUNK || *out > MAX_CHUNK)
+        return pldi_fail(PLD_ERR_ARG, "%s is \"%s\", need bytes, %d..%d", name, text, MIN_CHUNK,
+                         MAX_CHUNK);
+    return PLD_OK;
+}
 
 static int read_path(struct said *said)
 {
     const char *path = getenv("POLDER_DEVICE_PATH");
     const char *shared = getenv("POLDER_SHARED_GPU");
-    const char *chunk = getenv("POLDER_DEVICE_CHUNK");
-    char *end = NULL;
 
     if (path != NULL && strcmp(path, "nccl") == 0)
         said->path = PLDI_PATH_NCCL;
@@ -435,14 +448,8 @@ static int read_path(struct said *said)
     said->share = shared != NULL && strcmp(shared, "nccl") == 0;
     if (shared != NULL && shared[0] != '\0' && !said->share && strcmp(shared, "staged") != 0)
         return pldi_fail(PLD_ERR_ARG, "POLDER_SHARED_GPU is \"%s\", need staged or nccl", shared);
-    said->chunk = PLDI_GPU_CHUNK;
-    if (chunk != NULL && chunk[0] != '\0') {
-        said->chunk = strtoull(chunk, &end, 10);
-        if (*end != '\0' || said->chunk < MIN_CHUNK || said->chunk > MAX_CHUNK)
-            return pldi_fail(PLD_ERR_ARG, "POLDER_DEVICE_CHUNK is \"%s\", need bytes, %d..%d",
-                             chunk, MIN_CHUNK, MAX_CHUNK);
-    }
-    return PLD_OK;
+    PLDI_TRY(read_bytes("POLDER_DEVICE_CHUNK", PLDI_GPU_CHUNK, &said->chunk));
+    return read_bytes("POLDER_DEVICE_SCRATCH", PLDI_GPU_SCRATCH, &said->scratch);
 }
 
 /* From what all said, so on all ranks alike. */
@@ -453,16 +460,17 @@ static int decide(struct pldi_gpu *gpu, const struct said *all, int size)
 
     for (int r = size - 1; r >= 0; r--) {
         if (all[r].path != all[0].path || all[r].share != all[0].share ||
-            all[r].chunk != all[0].chunk)
+            all[r].chunk != all[0].chunk || all[r].scratch != all[0].scratch)
             return pldi_fail(PLD_ERR_MISMATCH,
-                             "ranks 0 and %d have different POLDER_DEVICE_PATH, POLDER_SHARED_GPU "
-                             "or POLDER_DEVICE_CHUNK",
+                             "ranks 0 and %d have different POLDER_DEVICE_PATH, POLDER_SHARED_GPU, "
+                             "POLDER_DEVICE_CHUNK or POLDER_DEVICE_SCRATCH",
                              r);
         missing = all[r].has_nccl ? missing : r;
         shares = all[r].sharing > 1 ? r : shares;
     }
     gpu->path = (enum pldi_gpu_path)all[0].path;
     gpu->chunk = (size_t)all[0].chunk;
+    gpu->scratch = (size_t)all[0].scratch;
     if (gpu->path == PLDI_PATH_STAGED)
         (void)snprintf(gpu->note, sizeof(gpu->note), "POLDER_DEVICE_PATH is staged");
     else if (missing >= 0)

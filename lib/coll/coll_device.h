@@ -58,6 +58,7 @@ struct pldi_gpu {
     enum pldi_gpu_path path; /**< what the environment forces, on all ranks */
     int nccl;                /**< 1: groups try NCCL */
     size_t chunk;            /**< bytes of a pinned buffer, equal on all ranks */
+    size_t scratch;          /**< bytes of device memory for sums of a group, too */
     char note[PLDI_TEXT_BYTES]; /**< why it is not NCCL; or "" */
 
     pthread_mutex_t lock;
@@ -84,7 +85,8 @@ struct pldi_gpu_group {
     char why[PLDI_TEXT_BYTES];
     pld_stream stream;       /**< of operations with a request */
     pld_event start;         /**< of the caller's stream, for that one to wait for */
-    void *scratch;           /**< [PLDI_GPU_SCRATCH], NULL: not yet needed */
+    void *scratch;           /**< [scratch_bytes], NULL: not yet needed */
+    size_t scratch_bytes;
     const void **sources;    /**< [size], with that */
     struct pldi_flight *first, *last; /**< oldest first */
 

@@ -24,6 +24,9 @@
 /* Behind the tags of calls and those that announce them. */
 enum { VERDICT_TAG = 3 << 20, FAILED = 2 };
 
+/* Of the scratch: 64 elements of any type from each rank, and on each level of a tree. */
+enum { LEAST_ROOM = 64 * 8, MOST_LEVELS = 33 };
+
 int pldi_gpu_tag(const pld_group *group, int tag)
 {
     const int most = group->transport->max_tag - PLDI_TAG_P2P;
@@ -324,6 +327,8 @@ int pld_group_connect(pld_group *group)
 int pldi_gpu_reserve(struct pldi_gpu_group *g)
 {
     pld_device *device = g->gpu->device;
+    const size_t least = ((size_t)g->group->size + MOST_LEVELS) * LEAST_ROOM;
+    const size_t bytes = g->gpu->scratch > least ? g->gpu->scratch : least;
     void *memory = NULL;
     int rc = PLD_OK;
 
@@ -333,11 +338,12 @@ int pldi_gpu_reserve(struct pldi_gpu_group *g)
         g->sources = pldi_alloc((size_t)g->group->size, sizeof(g->sources[0]), "sums on a GPU");
     rc = g->sources == NULL
              ? PLD_ERR_NOMEM
-             : device->ops->alloc(device, PLDI_GPU_SCRATCH, PLD_MEM_DEVICE, &memory);
+             : device->ops->alloc(device, bytes, PLD_MEM_DEVICE, &memory);
     rc = pld_agree(g->group, rc);
     if (rc < 0)
         device->ops->free(device, memory);
     else
         g->scratch = memory;
+    g->scratch_bytes = bytes;
     return rc;
 }

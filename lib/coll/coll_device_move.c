@@ -123,7 +123,7 @@ static int alltoall_in_place(struct pldi_put *put)
     const size_t element = pld_dtype_bytes(op->dtype);
     const size_t p = (size_t)op->group->size;
     const size_t block = pldi_vector(op);
-    const size_t most = PLDI_GPU_SCRATCH / p / element * element;
+    const size_t most = put->g->scratch_bytes / p / element * element;
     unsigned char *scratch = put->g->scratch;
 
     for (size_t offset = 0; offset < block; offset += most) {

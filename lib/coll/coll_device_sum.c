@@ -279,7 +279,7 @@ static size_t slice_most(const pld_request *op)
     const size_t each = (size_t)op->group->size * pld_dtype_bytes(op->dtype) +
                         (size_t)levels_of(op) * pld_dtype_bytes(pldi_sum_dtype(op->dtype));
 
-    return PLDI_GPU_SCRATCH / each / ALIGN * ALIGN;
+    return op->group->on_gpu->scratch_bytes / each / ALIGN * ALIGN;
 }
 
 /* The next stretch of a vector; of a large one with equal slices, and what is left over. */

@@ -8,7 +8,7 @@
 
 #include <math.h>
 
-#include "device/train.h"
+#include "inproc/train.h"
 #include "tap.h"
 
 static int body(pld_runtime *rt, void *context)
