@@ -106,7 +106,7 @@ int gpt_config_split(const struct gpt_config *config, int seq, int stage, int st
 
 /**
  * Add the tensors of a stage to `params`, which must not be committed yet and
- * must outlive the stage, and allocate its activations.  Names are those of
+ * are not to be destroyed while the stage is used, and allocate its activations.  Names are those of
  * nanoGPT ("wte.weight", "h.0.ln_1.weight", ...); weight decay is for matrices, not
  * for biases and norms, as in GPT-2's training and llm.c's on GPUs.
  * @return 0, PLD_ERR_ARG, PLD_ERR_NOMEM, or what pld_params_add() says
@@ -139,9 +139,7 @@ int gpt_stage_init(struct gpt_stage *stage, uint64_t seed);
  *  loaded), and are to be read again. */
 void gpt_stage_changed(struct gpt_stage *stage);
 
-/** On a GPU: the stream for what comes from now on; at first one of the stage's own.  Who changes
- *  it makes the new one wait for the old one. */
-void gpt_stage_use(struct gpt_stage *stage, pld_stream stream);
+/** On a GPU: the stream of the stage's work, until it is destroyed; else NULL. */
 pld_stream gpt_stage_stream(const struct gpt_stage *stage);
 
 /**

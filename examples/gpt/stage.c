@@ -230,11 +230,6 @@ void gpt_stage_on_ready(struct gpt_stage *stage, int (*ready)(void *context, int
     stage->ready_context = context;
 }
 
-void gpt_stage_use(struct gpt_stage *stage, pld_stream stream)
-{
-    stage->stream = stream;
-}
-
 pld_stream gpt_stage_stream(const struct gpt_stage *stage)
 {
     return stage->stream;

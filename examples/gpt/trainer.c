@@ -205,7 +205,7 @@ static int ready(void *context, int id)
 static int make_pipe(struct gpt_trainer *t, const pld_schedule *schedule)
 {
     pld_pipe_opts opts = {PLD_OPTS(pld_pipe_opts), .forward = forward, .backward = backward,
-                          .context = t};
+                          .context = t, .stream = gpt_stage_stream(t->stage)};
     pld_pipe_tensor edge = {.dtype = t->dtype, .ndim = 3};
 
     gpt_stage_shape(t->stage, edge.shape);

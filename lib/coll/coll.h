@@ -59,6 +59,7 @@ enum pldi_kind {
     PLDI_SCATTER_V,
     PLDI_SEND,
     PLDI_RECV,
+    PLDI_CONNECT, /**< making what operations on device memory need */
     PLDI_KINDS
 };
 
@@ -178,6 +179,9 @@ struct pld_request {
     int tree;                  /**< sums are formed by the canonical tree */
     int wide;                  /**< the result is what sums are formed in, unrounded */
 
+    struct pldi_staged *staged; /**< through pinned memory; NULL: not */
+    struct pldi_flight *flight; /**< of a stream; NULL: the engine's */
+
     pld_request *queued; /**< behind it in its group */
     pld_request *active; /**< next in the engine */
 
@@ -213,6 +217,8 @@ struct pld_group {
     int check;                 /**< messages are announced first */
     struct pldi_check *checks; /**< under way */
     pld_device *device;        /**< of this rank, the runtime's; NULL: the host alone */
+    struct pldi_gpu *gpu;      /**< of this rank; NULL: the host alone */
+    struct pldi_gpu_group *on_gpu;
 };
 
 /** Over a transport object, which it owns from here on, also on failure. */
@@ -227,6 +233,8 @@ int pldi_work_reserve(pld_group *group, size_t bytes);
 
 /** Move on; sets *moved if anything happened.  1: done, 0: not yet; or an error. */
 int pldi_op_step(pld_request *op, int *moved);
+/** The same without the recorder; for an operation that is part of another. */
+int pldi_op_move(pld_request *op, int *moved);
 /** End an operation under way with an error. */
 int pldi_op_give_up(pld_request *op, int code);
 int pldi_open_step(pld_request *op, int *moved);

@@ -17,6 +17,7 @@
 #include "base/base_mem.h"
 #include "base/base_opts.h"
 #include "coll/coll_call.h"
+#include "coll/coll_device.h"
 #include "coll/coll_health.h"
 
 enum { MAX_TAG = (1 << 20) - 1, TRIES_AT_ONCE = 3000 };
@@ -25,6 +26,7 @@ static int finish(pld_request *op)
 {
     const int code = op->code;
 
+    pldi_staged_release(op);
     if (code < 0)
         (void)pldi_fail(code, "%s", op->text);
     pldi_free(op->memory);
@@ -76,8 +78,10 @@ static int post_and_wait(const pld_request *filled)
     op->spare = 1;
     rc = try_at_once(op);
     if (rc != 0) {
-        pldi_free(op->memory);
-        return rc < 0 ? rc : PLD_OK;
+        op->code = rc < 0 ? rc : PLD_OK;
+        if (rc < 0)
+            (void)snprintf(op->text, sizeof(op->text), "%s", pld_last_error());
+        return finish(op);
     }
     pldi_engine_post(op->group->engine, op, 0);
     pldi_engine_wait(op->group->engine, op);
@@ -87,21 +91,28 @@ static int post_and_wait(const pld_request *filled)
 static int post_filled(pld_request *filled, const pld_coll_opts *opts)
 {
     pld_request *op;
-    int rc;
+    int rc = 1;
 
+    if (filled->group->gpu != NULL)
+        rc = pldi_gpu_post(filled, opts);
+    if (rc <= 0)
+        return rc;
     if (filled->kind != PLDI_SEND && filled->kind != PLDI_RECV)
         filled->print.sequence = filled->group->sequence++;
     filled->name = opts->tag;
     rc = pldi_coll_called(filled);
     if (rc < 0) {
+        pldi_staged_release(filled);
         pldi_free(filled->memory);
         return rc;
     }
     if (opts->request == NULL)
         return post_and_wait(filled);
     op = pldi_alloc(1, sizeof(*op), "an operation");
-    if (op == NULL && (filled->kind == PLDI_SEND || filled->kind == PLDI_RECV))
+    if (op == NULL && (filled->kind == PLDI_SEND || filled->kind == PLDI_RECV)) {
+        pldi_staged_release(filled);
         return pldi_coll_stepped(filled, PLD_ERR_NOMEM, 0);
+    }
     if (op == NULL && filled->code == 0) {
         filled->code = PLD_ERR_NOMEM;
         (void)snprintf(filled->text, sizeof(filled->text), "%s", pld_last_error());
@@ -462,8 +473,22 @@ int pld_request_wait(pld_request **request)
     if (op == NULL)
         return PLD_OK;
     *request = NULL;
+    if (op->flight != NULL)
+        return pldi_gpu_wait(op);
     pldi_engine_wait(op->group->engine, op);
     return finish(op);
+}
+
+int pld_request_after(pld_request **request, pld_stream stream)
+{
+    pld_request *op;
+
+    PLDI_CHECK_ARG(request != NULL);
+    op = *request;
+    if (op == NULL || op->flight == NULL)
+        return pld_request_wait(request);
+    *request = NULL;
+    return pldi_gpu_after(op, stream);
 }
 
 int pld_request_test(pld_request **request, int *done)
@@ -472,6 +497,12 @@ int pld_request_test(pld_request **request, int *done)
 
     PLDI_CHECK_ARG(request != NULL && done != NULL);
     op = *request;
+    if (op != NULL && op->flight != NULL) {
+        const int rc = pldi_gpu_test(op, done);
+
+        *request = *done ? NULL : op;
+        return rc;
+    }
     if (op != NULL && !pldi_engine_test(op->group->engine, op)) {
         *done = 0;
         return PLD_OK;

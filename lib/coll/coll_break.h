@@ -14,4 +14,11 @@
  */
 void pldi_group_break(pld_group *group, int code);
 
+/** The same, and its communicator of device memory is aborted; with the calling thread's sentence. */
+void pldi_group_end(pld_group *group, int code);
+
+/** Wait for what the group has in streams, as long as there is hope: what waits for the device
+ *  after that does not wait for other ranks. */
+void pldi_group_quiet(pld_group *group);
+
 #endif /* PLDI_COLL_BREAK_H */

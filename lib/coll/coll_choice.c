@@ -15,6 +15,7 @@
 
 #include "base/base_err.h"
 #include "coll/coll.h"
+#include "coll/coll_device.h"
 #include "coll/coll_nodes.h"
 #include "coll/coll_shape.h"
 
@@ -87,18 +88,23 @@ int pldi_choice_fits(const struct pldi_facts *f, enum pldi_algorithm algorithm)
         return f->kind == PLDI_ALLREDUCE && (!f->tree || is_power_of_two(f->ranks));
     case PLDI_NODES:
         return fits_nodes(f);
+    case PLDI_NCCL: /* never on the host */
     case PLDI_ALGORITHMS:
         break;
     }
     return 0;
 }
 
-static int matches(const struct pldi_rule *r, const struct pldi_facts *f)
+static int covers(const struct pldi_rule *r, const struct pldi_facts *f)
 {
     return (r->kind < 0 || r->kind == f->kind) && (r->dtype < 0 || r->dtype == (int)f->dtype) &&
            f->nodes >= r->nodes[0] && f->nodes <= r->nodes[1] && f->ppn >= r->ppn[0] &&
-           f->ppn <= r->ppn[1] && f->bytes >= r->bytes[0] && f->bytes <= r->bytes[1] &&
-           pldi_choice_fits(f, r->algorithm);
+           f->ppn <= r->ppn[1] && f->bytes >= r->bytes[0] && f->bytes <= r->bytes[1];
+}
+
+static int matches(const struct pldi_rule *r, const struct pldi_facts *f)
+{
+    return covers(r, f) && pldi_choice_fits(f, r->algorithm);
 }
 
 static const struct pldi_rule *find(const struct pldi_rule *rules, size_t n,
@@ -109,6 +115,15 @@ static const struct pldi_rule *find(const struct pldi_rule *rules, size_t n,
             return &rules[i];
     }
     return NULL;
+}
+
+int pldi_choice_nccl(const struct pldi_facts *facts, const struct pldi_tuning *tuning)
+{
+    for (size_t i = 0; tuning != NULL && i < tuning->n; i++) {
+        if (tuning->rules[i].algorithm == PLDI_NCCL && covers(&tuning->rules[i], facts))
+            return 1;
+    }
+    return 0;
 }
 
 /* What arrives with the openings of few ranks needs no algorithm. */
@@ -211,5 +226,6 @@ int pld_coll_explain(const pld_group *group, const char *op, uint64_t bytes, pld
     f = pldi_facts_of(group, kind, dtype, bytes);
     f.tree = f.tree && pldi_shape((enum pldi_kind)kind)->reduces;
     explain(group, &f, text, text_bytes);
+    pldi_gpu_explain(group, kind, dtype, bytes, text, text_bytes);
     return PLD_OK;
 }

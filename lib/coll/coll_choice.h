@@ -52,6 +52,9 @@ int pldi_choice_fits(const struct pldi_facts *facts, enum pldi_algorithm algorit
 /** The first rule that fits, of the tuning (may be NULL), then of the defaults. */
 struct pldi_choice pldi_choose(const struct pldi_facts *facts, const struct pldi_tuning *tuning);
 
+/** Of an operation on device memory: whether a rule leaves its sums to NCCL. */
+int pldi_choice_nccl(const struct pldi_facts *facts, const struct pldi_tuning *tuning);
+
 /**
  * Read a tuning file's text: lines `op dtype nodes ppn min max -> algorithm chunk`.
  * @param name  of the file, for sentences, which give the line

@@ -280,6 +280,16 @@ int pldi_engine_test(struct pldi_engine *engine, const pld_request *op)
     return done;
 }
 
+int pldi_engine_over(struct pldi_engine *engine, const pld_request *op)
+{
+    int done;
+
+    (void)pthread_mutex_lock(&engine->lock);
+    done = op->done;
+    (void)pthread_mutex_unlock(&engine->lock);
+    return done;
+}
+
 void pldi_engine_enter(struct pldi_engine *engine)
 {
     (void)pthread_mutex_lock(&engine->lock);

@@ -6,6 +6,7 @@
 #include "base/base_err.h"
 #include "base/base_mem.h"
 #include "coll/coll.h"
+#include "coll/coll_device.h"
 #include "coll/coll_health.h"
 #include "coll/coll_nodes.h"
 #include "coll/coll_route.h"
@@ -153,6 +154,7 @@ int pldi_group_close(pld_group **group)
 {
     int rc;
 
+    pldi_gpu_detach(*group);
     pldi_nodes_detach(&(*group)->nodes);
     rc = (*group)->transport->ops->close((*group)->transport);
     pldi_team_detach(&(*group)->team);
@@ -219,6 +221,8 @@ static int split(pld_group *parent, int color, int key, int *table, pld_group **
         rc = pldi_group_create(parent->engine, child, out);
     if (rc == PLD_OK && child != NULL)
         (*out)->device = parent->device;
+    if (rc == PLD_OK && child != NULL)
+        rc = pldi_gpu_attach(*out, parent->gpu);
     parent->splits++;
     if (rc == PLD_OK && child != NULL)
         rc = pldi_coll_part_health(parent, *out, color, members);

@@ -17,6 +17,7 @@
 #include "base/base_mem.h"
 #include "coll/coll.h"
 #include "coll/coll_call.h"
+#include "coll/coll_device.h"
 #include "coll/coll_sum.h"
 #include "health/health_site.h"
 
@@ -364,6 +365,7 @@ int pld_allreduce_leaves(pld_group *group, const pld_leaf *leaves, size_t n, uin
     PLDI_TRY(pldi_call_check_op("pld_allreduce_leaves", dtype, op, o.scale, &scale));
     if (o.request != NULL)
         return pldi_fail(PLD_ERR_UNSUPPORTED, "pld_allreduce_leaves: only calls that wait");
+    PLDI_TRY(pldi_gpu_refuse(group, "pld_allreduce_leaves", recv));
     o.scale = 0;
     l.opts = &o;
     l.sum = (struct pldi_sum){

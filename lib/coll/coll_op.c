@@ -15,6 +15,7 @@
 #include "coll/coll.h"
 #include "coll/coll_break.h"
 #include "coll/coll_check.h"
+#include "coll/coll_device.h"
 #include "coll/coll_health.h"
 #include "coll/coll_nodes.h"
 #include "coll/coll_route.h"
@@ -250,13 +251,26 @@ int pldi_op_give_up(pld_request *op, int code)
 {
     struct pldi_transport *t = op->group->transport;
 
+    if (op->staged != NULL)
+        pldi_staged_cancel(op);
     if (op->kind != PLDI_SEND && op->kind != PLDI_RECV)
         return break_group(op->group, code);
+    if (op->staged != NULL)
+        return code;
     if (has_mail(op->group))
         pldi_mail_cancel(op);
     else if (op->xfer.active)
         t->ops->cancel(t, &op->xfer);
     return code;
+}
+
+int pldi_op_move(pld_request *op, int *moved)
+{
+    if (op->staged != NULL)
+        return pldi_staged_step(op, moved);
+    if (op->kind == PLDI_SEND || op->kind == PLDI_RECV)
+        return step_message(op, moved);
+    return step_collective(op, moved);
 }
 
 int pldi_op_step(pld_request *op, int *moved)
@@ -267,6 +281,6 @@ int pldi_op_step(pld_request *op, int *moved)
     if (message && op->state == PLDI_NEW && op->group->check && op->group->broken == 0)
         rc = pldi_check_step(op, moved);
     if (rc > 0)
-        rc = message ? step_message(op, moved) : step_collective(op, moved);
+        rc = pldi_op_move(op, moved);
     return pldi_coll_stepped(op, rc, *moved);
 }

@@ -40,6 +40,7 @@ static const struct pldi_shape shapes[PLDI_KINDS] = {
                         .by_rank = 1},
     [PLDI_SEND] = {.name = "send"},
     [PLDI_RECV] = {.name = "recv"},
+    [PLDI_CONNECT] = {.name = "connect"},
 };
 
 const struct pldi_shape *pldi_shape(enum pldi_kind kind)

@@ -80,6 +80,8 @@ int pldi_cuda_alloc(pld_device *device, size_t bytes, pld_mem_kind kind, void **
 void pldi_cuda_free(pld_device *device, void *memory);
 pld_mem_kind pldi_cuda_where(pld_device *device, const void *memory);
 int pldi_cuda_free_bytes(pld_device *device, uint64_t *out);
+int pldi_cuda_pin(pld_device *device, void *memory, size_t bytes);
+void pldi_cuda_unpin(pld_device *device, void *memory);
 int pldi_cuda_copy(pld_device *device, void *dst, const void *src, size_t bytes, pld_stream stream);
 int pldi_cuda_fill(pld_device *device, void *dst, int byte, size_t bytes, pld_stream stream);
 int pldi_cuda_stream_create(pld_device *device, int urgent, pld_stream *out);

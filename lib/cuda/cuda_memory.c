@@ -106,6 +106,30 @@ int pldi_cuda_free_bytes(pld_device *device, uint64_t *out)
     return PLD_OK;
 }
 
+int pldi_cuda_pin(pld_device *device, void *memory, size_t bytes)
+{
+    const struct pldi_cuda *d = pldi_cuda_of(device);
+    const struct pldi_cuda_visit visit = pldi_cuda_enter(d);
+    const int code = d->cu.host_register(memory, bytes, PLDI_CU_HOST_PORTABLE);
+
+    pldi_cuda_leave(&visit);
+    if (code == PLDI_CU_OUT_OF_MEMORY)
+        return d->host->fail(PLD_ERR_NOMEM,
+                             "cannot pin %zu bytes of host memory; raise 'ulimit -l', or use less",
+                             bytes);
+    PLDI_CUDA_TRY(d, code, "pinning %zu bytes", bytes);
+    return PLD_OK;
+}
+
+void pldi_cuda_unpin(pld_device *device, void *memory)
+{
+    const struct pldi_cuda *d = pldi_cuda_of(device);
+    const struct pldi_cuda_visit visit = pldi_cuda_enter(d);
+
+    (void)d->cu.host_unregister(memory);
+    pldi_cuda_leave(&visit);
+}
+
 int pldi_cuda_copy(pld_device *device, void *dst, const void *src, size_t bytes, pld_stream stream)
 {
     const struct pldi_cuda *d = pldi_cuda_of(device);

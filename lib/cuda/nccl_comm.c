@@ -10,12 +10,14 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
 #include "cuda/cuda_device.h"
 
-enum { MAX_REGISTERED = 64, CLOSE_SECONDS = 10, ABORT_SECONDS = 10 };
+enum { MAX_REGISTERED = 64, CLOSE_SECONDS = 10, ABORT_SECONDS = 10, KNOWS_SHARING = 23000 };
 
 struct pldi_comm {
     struct pldi_cuda *device;
@@ -292,6 +294,25 @@ static int group_end(pld_device *device)
     return rc;
 }
 
+/*
+ * NCCL refuses ranks with one GPU, since 2.30 unless it is told to bear them.  Older ones
+ * only look at ranks of one host, so each pretends to be one of its own.  Few CTAs,
+ * for kernels of all must fit on the GPU at once.
+ */
+static int share(pld_device *device, int rank)
+{
+    const struct pldi_cuda *d = pldi_cuda_of(device);
+    char host[48];
+
+    (void)snprintf(host, sizeof(host), "polder-%d", rank);
+    (void)setenv("NCCL_MAX_CTAS", "2", 0);
+    if (d->nccl.found_version >= KNOWS_SHARING)
+        (void)setenv("NCCL_MULTI_RANK_GPU_ENABLE", "1", 0);
+    else
+        (void)setenv("NCCL_HOSTID", host, 0);
+    return PLD_OK;
+}
+
 static void release(struct pldi_comm *comm)
 {
     comm->device->host->free(comm);
@@ -398,6 +419,7 @@ const struct pldi_comm_ops pldi_nccl_ops = {
     .enqueue = enqueue,
     .group_begin = group_begin,
     .group_end = group_end,
+    .share = share,
     .abort = abort_all,
     .close = close_comm,
 };

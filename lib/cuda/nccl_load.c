@@ -3,6 +3,7 @@
 
 #include <dlfcn.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "cuda/cuda_device.h"
@@ -55,6 +56,9 @@ void pldi_nccl_load(struct pldi_cuda *device)
 {
     struct pldi_nccl *n = &device->nccl;
 
+    /* From 2.26 on operations of several communicators run in the order of the host's calls,
+     * which is the same on all ranks, and cannot wait for each other crosswise. */
+    (void)setenv("NCCL_LAUNCH_ORDER_IMPLICIT", "1", 0);
     n->library = dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
     if (n->library == NULL)
         (void)snprintf(device->nccl_note, sizeof(device->nccl_note),

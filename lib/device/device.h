@@ -144,6 +144,9 @@ struct pldi_comm_ops {
     /** Calls between the two are one launch.  end() begins what poll() tells the end of. */
     int (*group_begin)(pld_device *device);
     int (*group_end)(pld_device *device);
+    /** Before the first init(): several ranks use this GPU, let NCCL bear that.  `rank` is of the
+     *  job. */
+    int (*share)(pld_device *device, int rank);
     /** End all that is under way, whatever state it is in.  Frees.  NULL is fine. */
     void (*abort)(struct pldi_comm **comms, size_t n);
     /** Nothing may be under way.  Frees; may wait for the device. */
@@ -174,6 +177,9 @@ struct pldi_device_ops {
     int (*stream_after)(pld_device *device, pld_stream stream, pld_event event);
     int (*event_test)(pld_device *device, pld_event event, int *done);
     int (*event_wait)(pld_device *device, pld_event event);
+    /** Page-lock memory of the host, so that copies to and from it do not block; and back. */
+    int (*pin)(pld_device *device, void *memory, size_t bytes);
+    void (*unpin)(pld_device *device, void *memory);
     int (*event_seconds)(pld_device *device, pld_event begin, pld_event end, double *out);
     int (*module_open)(pld_device *device, const void *image, pld_module **out);
     void (*module_close)(pld_module **module);

@@ -151,6 +151,7 @@ static void init_locks(struct pldi_health *h)
     (void)pthread_mutexattr_init(&recursive);
     (void)pthread_mutexattr_settype(&recursive, PTHREAD_MUTEX_RECURSIVE);
     (void)pthread_mutex_init(&h->hook, &recursive);
+    (void)pthread_mutex_init(&h->watching, &recursive);
     (void)pthread_mutexattr_destroy(&recursive);
 }
 
@@ -326,6 +327,7 @@ void pldi_health_destroy(struct pldi_health **health)
     pldi_shm_unmap(&h->shm);
     (void)pthread_mutex_destroy(&h->lock);
     (void)pthread_mutex_destroy(&h->hook);
+    (void)pthread_mutex_destroy(&h->watching);
     pldi_free(h->peers);
     pldi_free(h->trace_dir);
     pldi_free(h);

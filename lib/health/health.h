@@ -19,6 +19,7 @@
 #ifndef PLDI_HEALTH_H
 #define PLDI_HEALTH_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "health/health_site.h"
@@ -130,6 +131,27 @@ int pldi_health_node_alarm(const struct pldi_health_group *group);
  */
 int pldi_health_check(const struct pldi_health_group *group, uint64_t ticket, uint64_t sequence,
                       int peer);
+
+/** As pldi_health_check(), but 0 where the job was given up, and no hook is called. */
+int pldi_health_look(const struct pldi_health_group *group, uint64_t ticket, uint64_t sequence,
+                     int peer);
+/** 1: the job was given up.  Calls no hook. */
+int pldi_health_is_over(const struct pldi_health_group *group);
+
+/**
+ * Let the watchdog look after what goes on elsewhere, as in streams of a GPU.  tick: called a
+ * few times a second by its thread; it must not wait.  alarm: once, when the job is given up,
+ * by whatever thread finds that out, before the program's own hook.  NULL: no more; neither is
+ * being called when this returns.
+ */
+void pldi_health_set_watch(struct pldi_health *h, void (*tick)(void *context),
+                           void (*alarm)(void *context), void *context);
+
+/**
+ * The first collective operation of the group that ranks do not have in common, as far as the
+ * recorders at hand know: "rank 0: ...; rank 2: ..."; "" if they know of none.
+ */
+void pldi_health_differ(const struct pldi_health_group *group, char *text, size_t bytes);
 
 /** 1: a member was given up or has left; the transport must not wait for it. */
 int pldi_health_is_lost(const struct pldi_health *h);

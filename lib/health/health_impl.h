@@ -56,6 +56,12 @@ struct pldi_health {
 
     pthread_mutex_t hook; /* recursive */
     int gave_up;          /* under it */
+    pthread_mutex_t watching; /* of `watch`, while its tick is called; recursive */
+    struct {
+        void (*tick)(void *context);
+        void (*alarm)(void *context);
+        void *context;
+    } watch;
     char report[PLDI_RING_REPORT];
     _Atomic int has_report;
 };

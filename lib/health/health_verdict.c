@@ -36,6 +36,8 @@ static void give_up(struct pldi_health *h)
     (void)pthread_mutex_lock(&h->hook);
     if (!h->gave_up) {
         h->gave_up = 1;
+        if (h->watch.alarm != NULL)
+            h->watch.alarm(h->watch.context);
         if (h->opts.give_up != NULL)
             h->opts.give_up(PLD_ERR_TIMEOUT, h->opts.context);
         if (h->opts.kill)
@@ -115,8 +117,21 @@ static int lost(const struct pldi_health_group *g, int rank, const char *how,
                      rank, p->card.host, (long long)p->card.pid, how, what, last);
 }
 
+int pldi_health_is_over(const struct pldi_health_group *group)
+{
+    return group != NULL && atomic_load_explicit(&group->health->ring->u.head.alarm,
+                                                 memory_order_acquire) != 0;
+}
+
 int pldi_health_check(const struct pldi_health_group *g, uint64_t ticket, uint64_t sequence,
                       int peer)
+{
+    PLDI_TRY(pldi_health_group_alarm(g));
+    return pldi_health_look(g, ticket, sequence, peer);
+}
+
+int pldi_health_look(const struct pldi_health_group *g, uint64_t ticket, uint64_t sequence,
+                     int peer)
 {
     struct pldi_health *h = g != NULL ? g->health : NULL;
     pld_trace_record op;
@@ -124,7 +139,6 @@ int pldi_health_check(const struct pldi_health_group *g, uint64_t ticket, uint64
 
     if (h == NULL)
         return PLD_OK;
-    PLDI_TRY(pldi_health_alarm(h));
     if (!atomic_load_explicit(&h->trouble, memory_order_relaxed) ||
         !pldi_ring_find(h->ring, ticket, &op))
         return PLD_OK;

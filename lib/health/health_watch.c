@@ -118,6 +118,26 @@ static void look_at_self(struct pldi_health *h)
         pldi_report_incident(h, &oldest);
 }
 
+static void call_watch(struct pldi_health *h)
+{
+    (void)pthread_mutex_lock(&h->watching);
+    if (h->watch.tick != NULL)
+        h->watch.tick(h->watch.context);
+    (void)pthread_mutex_unlock(&h->watching);
+}
+
+void pldi_health_set_watch(struct pldi_health *h, void (*tick)(void *context),
+                           void (*alarm)(void *context), void *context)
+{
+    (void)pthread_mutex_lock(&h->watching);
+    (void)pthread_mutex_lock(&h->hook);
+    h->watch.tick = tick;
+    h->watch.alarm = alarm;
+    h->watch.context = context;
+    (void)pthread_mutex_unlock(&h->hook);
+    (void)pthread_mutex_unlock(&h->watching);
+}
+
 void *pldi_watch_thread(void *health)
 {
     struct pldi_health *h = health;
@@ -132,6 +152,7 @@ void *pldi_watch_thread(void *health)
             h->awake_from = now;
         look_at_peers(h);
         listen_to_others(h);
+        call_watch(h);
         look_at_self(h);
         if (h->ring->u.head.alarm != 0)
             (void)pldi_health_alarm(h);

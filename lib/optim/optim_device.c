@@ -67,6 +67,7 @@ int pldi_optim_device_wait(pld_optim *o)
 
     if (d->known == d->launched)
         return PLD_OK;
+    pldi_group_quiet(pld_mesh_world(pldi_params_mesh(o->params)));
     PLDI_TRY(d->gpu->ops->event_wait(d->gpu, d->events[d->launched % RING]));
     take_in(o, d->launched);
     return PLD_OK;
@@ -214,6 +215,6 @@ int pldi_optim_device_step(pld_optim *o, const struct optim_rule *rule, double c
 
     o->device->planned++;
     if (rc < 0)
-        pldi_group_break(world, rc);
+        pldi_group_end(world, rc);
     return rc;
 }

@@ -22,6 +22,7 @@
 #include "base/base_err.h"
 #include "base/base_mem.h"
 #include "base/base_opts.h"
+#include "coll/coll_break.h"
 #include "device/device.h"
 #include "schedule/schedule.h"
 
@@ -41,6 +42,8 @@ void pldi_pipe_lane_drain(struct pldi_pipe_lane *lane)
 {
     if (lane->stream == NULL)
         return;
+    if (lane->group != NULL)
+        pldi_group_quiet(lane->group);
     (void)lane->device->ops->stream_wait(lane->device, lane->compute);
     (void)lane->device->ops->stream_wait(lane->device, lane->stream);
 }
@@ -117,7 +120,10 @@ int pldi_pipe_lane_meet(struct pldi_pipe_edge *in, struct pldi_pipe_edge *out)
         rc = move(in, in->memory);
     if (rc == PLD_OK && out->count > 0)
         rc = move(out, out->memory);
-    return rc < 0 ? rc : lane->device->ops->stream_wait(lane->device, lane->stream);
+    if (rc < 0)
+        return rc;
+    pldi_group_quiet(lane->group);
+    return lane->device->ops->stream_wait(lane->device, lane->stream);
 }
 
 static int start(struct pldi_pipe_edge *edge)

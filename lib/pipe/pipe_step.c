@@ -158,7 +158,7 @@ static int give_up(pld_pipe *p, int code)
     pldi_group_break(p->group, code);
     for (int l = 0; l < PLDI_LANES_OF_PIPE; l++)
         if (p->lanes[l].group != NULL)
-            pldi_group_break(p->lanes[l].group, code);
+            pldi_group_end(p->lanes[l].group, code);
     (void)finish_edges(p);
     return pldi_fail(code, "%s", p->text);
 }

@@ -18,6 +18,7 @@
 #include "base/base_mem.h"
 #include "base/base_opts.h"
 #include "coll/coll.h"
+#include "coll/coll_device.h"
 #include "coll/coll_health.h"
 #include "coll/coll_mem.h"
 #include "coll/coll_shape.h"
@@ -43,6 +44,7 @@ struct pld_runtime {
     struct pldi_place *places; /* of all ranks, while the runtime opens */
     struct pldi_health *health;
     pld_device *device;
+    struct pldi_gpu *gpu;
     char device_note[PLDI_NOTE_BYTES];
     int holds_flag;
 };
@@ -139,6 +141,8 @@ static int wire(pld_runtime *rt, const pld_runtime_opts *opts)
     PLDI_TRY(pldi_runtime_device_open(rt->world, opts->device, rt->places, &rt->node, &rt->device,
                                       rt->device_note));
     rt->world->device = rt->device;
+    PLDI_TRY(pldi_gpu_open(rt->world));
+    rt->gpu = rt->world->gpu;
     pldi_free(rt->places);
     rt->places = NULL;
     return PLD_OK;
@@ -195,6 +199,17 @@ int pld_runtime_open(const pld_runtime_opts *opts, pld_runtime **out)
     return rc;
 }
 
+/* While there still are an engine, and memory that the node's ranks share. */
+static void close_gpu(pld_runtime *rt)
+{
+    if (rt->gpu == NULL)
+        return;
+    pldi_gpu_detach(rt->world);
+    if (rt->health != NULL)
+        pldi_health_set_watch(rt->health, NULL, NULL, NULL);
+    pldi_gpu_close(&rt->gpu);
+}
+
 int pld_runtime_close(pld_runtime **runtime)
 {
     struct pldi_node_shm *node;
@@ -205,10 +220,13 @@ int pld_runtime_close(pld_runtime **runtime)
     if (runtime == NULL || *runtime == NULL)
         return PLD_OK;
     rt = *runtime;
+    if (rt->gpu != NULL)
+        pldi_gpu_quiet(rt->world);
     if (rt->engine != NULL && pldi_engine_active(rt->engine) > 0)
         return pldi_fail(PLD_ERR_STATE, "%d operations are under way; wait for their requests",
                          pldi_engine_active(rt->engine));
     *runtime = NULL;
+    close_gpu(rt);
     if (rt->health != NULL)
         pldi_health_leave(rt->health);
     pldi_engine_destroy(&rt->engine);
@@ -262,7 +280,7 @@ pld_device *pld_runtime_device(pld_runtime *runtime)
 
 const char *pld_runtime_device_note(const pld_runtime *runtime)
 {
-    return runtime->device_note;
+    return runtime->gpu != NULL ? runtime->gpu->note : runtime->device_note;
 }
 
 const char *pld_runtime_report(const pld_runtime *runtime)

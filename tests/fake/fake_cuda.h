@@ -15,10 +15,11 @@
  *   FAKE_CUDA_MEMORY=bytes    of each, default 1G; K, M, G
  *   FAKE_CUDA_CAPABILITY=90   FAKE_CUDA_DRIVER=12040
  *   FAKE_CUDA_KERNELS=a.so:b.so   where the kernels are, see fake_kernels.h
- *   FAKE_CUDA_SEED=n          of everything random, default 1
+ *   FAKE_CUDA_SEED=n          of everything random, default 1; the process's rank is added, so
+ *                             that ranks do not agree by chance
  *   FAKE_CUDA_POLICY=p        which stream goes on: random, newest (that was created last),
- *                             oldest, latest (whose next work was enqueued last); default:
- *                             one of them by the seed.  n seeds in a row have all of n <= 4.
+ *                             oldest, latest (whose next work was enqueued last); default: by
+ *                             the seed, modulo 4 in this order, so that four seeds have all
  *   FAKE_CUDA_DELAY=us        longest pause before work begins, default 200; a host that
  *                             waits ends it.  0: work begins at once
  *   FAKE_CUDA_GUARD=1         device memory can be touched by work in a stream alone; the

@@ -73,11 +73,14 @@ void fake_set_rank(int rank)
     thread_rank = rank;
 }
 
+int fake_process_rank(void)
+{
+    return (int)fake_env_number("FAKE_RANK", fake_env_number("OMPI_COMM_WORLD_RANK", 0));
+}
+
 int fake_get_rank(void)
 {
-    if (thread_rank >= 0)
-        return thread_rank;
-    return (int)fake_env_number("FAKE_RANK", fake_env_number("OMPI_COMM_WORLD_RANK", 0));
+    return thread_rank >= 0 ? thread_rank : fake_process_rank();
 }
 
 static void set_faults(const char *list)

@@ -243,7 +243,8 @@ static void *device(void *unused)
 static void read_environment(void)
 {
     const char *name = getenv("FAKE_CUDA_POLICY");
-    const unsigned long seed = (unsigned long)fake_env_number("FAKE_CUDA_SEED", 1);
+    const unsigned long seed =
+        (unsigned long)(fake_env_number("FAKE_CUDA_SEED", 1) + fake_process_rank());
 
     random_state = seed * 0x9e3779b97f4a7c15UL + 1;
     longest_pause = 1e-6 * (double)fake_env_number("FAKE_CUDA_DELAY", 200);

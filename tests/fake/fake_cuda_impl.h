@@ -185,6 +185,9 @@ int fake_init_fault(void);
 /** Give the work what is to happen to it. */
 void fake_work_fault(struct fake_work *work, const char *what);
 
+/** The rank whatever the thread. */
+int fake_process_rank(void);
+
 /* ---- Counters (fake_cuda_calls.c) ---- */
 
 #define FAKE_CUDA_INDEX(name, symbol, arguments) FAKE_N_##symbol,

@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "fake_nccl_comm.h"
 
@@ -75,8 +74,8 @@ void fake_comm_forget(struct ncclComm *comm)
         comm->parent->child = NULL;
     if (comm->child != NULL)
         comm->child->parent = NULL;
-    if (comm->board != NULL && atomic_load(&comm->board->joined) < comm->size)
-        unlink(comm->path);
+    if (comm->job == FAKE_INIT && comm->board == NULL)
+        (void)fake_comm_join(comm, false, true); /* the last one to come removes the file */
     if (comm->launch != NULL)
         fake_launch_put(comm->launch);
     comm->launch = NULL;
@@ -197,7 +196,7 @@ static void end_job(struct ncclComm *c, int rc)
 
 int fake_comm_advance(struct ncclComm *comm)
 {
-    int rc = comm->async != 0 ? comm->async : remote_error(comm);
+    int rc = comm->async, remote;
 
     if (rc == PLDI_NCCL_SUCCESS && comm->job != FAKE_CHILD && comm->polls > 0) {
         comm->polls--;
@@ -205,6 +204,9 @@ int fake_comm_advance(struct ncclComm *comm)
     }
     if (rc == PLDI_NCCL_SUCCESS)
         rc = go_on(comm);
+    remote = remote_error(comm);
+    if (remote != PLDI_NCCL_SUCCESS && (rc == PLDI_NCCL_SUCCESS || rc == PLDI_NCCL_IN_PROGRESS))
+        rc = remote;
     if (rc != PLDI_NCCL_IN_PROGRESS)
         end_job(comm, rc);
     return rc;

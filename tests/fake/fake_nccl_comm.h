@@ -10,6 +10,8 @@
 struct ncclComm *fake_comm_new(int rank, int size, int device, bool blocking);
 /** The handle is not valid any more; memory goes when its operations are over. */
 void fake_comm_forget(struct ncclComm *comm);
+/** Come to where the others are, to tell them that all is well, or not. */
+int fake_comm_join(struct ncclComm *comm, bool failed, bool gone);
 /** Go on with joining the others; with a split, and with the child's joining. */
 int fake_init_advance(struct ncclComm *comm);
 int fake_split_advance(struct ncclComm *comm);

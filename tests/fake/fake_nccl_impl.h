@@ -28,7 +28,7 @@ struct fake_member {
     atomic_int joined; /* what follows is there */
     unsigned long host;
     char pci[16];
-    atomic_int failed;
+    atomic_int failed, gone; /* gone before it was there */
     struct {
         atomic_ulong number; /* of the split that it is about */
         int color, key;

@@ -53,7 +53,7 @@ static unsigned long host_hash(void)
     return hash = hash * 2 + 1;
 }
 
-static int join(struct ncclComm *c)
+int fake_comm_join(struct ncclComm *c, bool failed, bool gone)
 {
     struct fake_member *me;
     int size = 0, joined = 0;
@@ -67,6 +67,8 @@ static int join(struct ncclComm *c)
     me = &c->board->members[c->rank];
     me->host = host_hash();
     fake_cuda_pci(c->device, me->pci);
+    atomic_store(&me->failed, failed);
+    atomic_store(&me->gone, gone);
     if (!atomic_compare_exchange_strong(&me->joined, &joined, 1))
         return fake_nccl_say(PLDI_NCCL_INVALID_ARGUMENT, "init: rank %d is there twice", c->rank);
     if (atomic_fetch_add(&c->board->joined, 1) + 1 == c->size)
@@ -114,6 +116,17 @@ static int fault(const struct ncclComm *c, const char *hang, const char *error)
                          "%s of rank %d was asked for", error, c->rank);
 }
 
+/* All are there, and none of the others is in a state in which it would not answer. */
+static bool complete(const struct ncclComm *c)
+{
+    bool yes = atomic_load(&c->board->joined) == c->size;
+
+    for (int r = 0; r < c->size && yes; r++)
+        yes = r == c->rank || (!atomic_load(&c->board->members[r].failed) &&
+                               !atomic_load(&c->board->members[r].gone));
+    return yes;
+}
+
 int fake_init_advance(struct ncclComm *comm)
 {
     int rc = fault(comm, "init_hang", "init_error");
@@ -121,14 +134,14 @@ int fake_init_advance(struct ncclComm *comm)
     if (rc == PLDI_NCCL_IN_PROGRESS)
         return rc;
     if (comm->board == NULL) {
-        const int joined = join(comm);
+        const int joined = fake_comm_join(comm, rc != PLDI_NCCL_SUCCESS, false);
 
         rc = rc == PLDI_NCCL_SUCCESS ? joined : rc;
     }
-    if (rc == PLDI_NCCL_SUCCESS && atomic_load(&comm->board->joined) < comm->size)
-        return PLDI_NCCL_IN_PROGRESS;
-    if (rc == PLDI_NCCL_SUCCESS)
+    if (rc == PLDI_NCCL_SUCCESS && atomic_load(&comm->board->joined) == comm->size)
         rc = check_gpus(comm);
+    if (rc == PLDI_NCCL_SUCCESS && !complete(comm))
+        return PLDI_NCCL_IN_PROGRESS;
     return fail(comm, rc);
 }
 
@@ -263,7 +276,7 @@ int fake_split_advance(struct ncclComm *comm)
         return end_split(comm, PLDI_NCCL_SUCCESS);
     if (comm->child->board == NULL) {
         place_child(comm, comm->child);
-        rc = join(comm->child);
+        rc = fake_comm_join(comm->child, false, false);
     }
     if (rc == PLDI_NCCL_SUCCESS && atomic_load(&comm->child->board->joined) < comm->child->size)
         return PLDI_NCCL_IN_PROGRESS;

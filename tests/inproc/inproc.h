@@ -64,11 +64,15 @@ static inline void *inproc_thread(void *arg)
     me->result = pldi_transport_find("inproc", &ops);
     if (me->result == 0)
         me->result = pldi_runtime_open(ops, &args, me->opts, &rt);
+    if (me->result != 0)
+        printf("# rank %d cannot join: %s\n", me->rank, pld_last_error());
     if (me->result == 0)
         me->result = me->body(rt, me->context);
     pldi_inproc_leave(me->world, me->rank);
-    if (pld_runtime_close(&rt) != 0 && me->result == 0)
+    if (pld_runtime_close(&rt) != 0 && me->result == 0) {
+        printf("# rank %d cannot leave: %s\n", me->rank, pld_last_error());
         me->result = -1;
+    }
     return NULL;
 }
 
