@@ -55,17 +55,16 @@ static int next(struct sampler *s, int64_t position)
     const int count = position < t->seq ? (int)position : t->seq;
     const size_t elements = (size_t)count * (size_t)t->config.channels;
     const int first = t->pp_rank == 0, last = t->pp_rank == t->pp_size - 1;
+    const pld_coll_opts opts = {PLD_OPTS(pld_coll_opts), .stream = gpt_stage_stream(t->stage)};
     int rc = 0;
 
     if (!first)
-        rc = pld_recv(s->pipeline, s->in, elements, t->dtype, t->pp_rank - 1, TAG, NULL);
+        rc = pld_recv(s->pipeline, s->in, elements, t->dtype, t->pp_rank - 1, TAG, &opts);
     if (rc == 0)
         rc = gpt_stage_logits(t->stage, count, first ? s->tokens + position - count : NULL,
                               first ? NULL : s->in, last ? NULL : s->out, last ? s->logits : NULL);
-    if (rc == 0 && !last && t->device != NULL)
-        rc = pld_stream_wait(t->device, gpt_stage_stream(t->stage));
     if (rc == 0 && !last)
-        rc = pld_send(s->pipeline, s->out, elements, t->dtype, t->pp_rank + 1, TAG, NULL);
+        rc = pld_send(s->pipeline, s->out, elements, t->dtype, t->pp_rank + 1, TAG, &opts);
     if (rc == 0 && last)
         s->tokens[position] = draw(s, position);
     if (rc == 0)
@@ -115,6 +114,8 @@ int gpt_sample(struct gpt_trainer *t, int64_t count)
     if (rc == 0)
         rc = gpt_trainer_alloc(t, elements * sizeof(float), PLD_MEM_DEVICE, &s.out);
     rc = gpt_agree(t->world, rc);
+    if (rc == 0 && t->pp_size > 1)
+        rc = gpt_from_polder(pld_group_connect(s.pipeline));
     if (rc == 0 && t->dp_rank == 0)
         rc = generate(&s, count);
     rc = gpt_agree(t->world, rc);

@@ -41,10 +41,10 @@ def done():
     sys.exit(failed != 0)
 
 
-def start(ranks, *arguments, launch=(), **keywords):
-    command = [*launch, *LAUNCH, "-np", str(ranks), gpt, *map(str, arguments)]
+def start(ranks, *arguments, launch=(), env=None, program=gpt, **keywords):
+    command = [*launch, *LAUNCH, "-np", str(ranks), program, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env=ENV, start_new_session=True, **keywords)
+                            env=dict(ENV, **(env or {})), start_new_session=True, **keywords)
 
 
 def finish(job, limit=120):
@@ -67,10 +67,10 @@ def kill(job):
         pass
 
 
-def train(ranks, *arguments, metrics=None, limit=120):
+def train(ranks, *arguments, metrics=None, limit=120, env=None):
     """Train, and give the metrics as a list of objects."""
     metrics = metrics or folder / "metrics.jsonl"
-    code, out, err = finish(start(ranks, *arguments, "--metrics", metrics), limit)
+    code, out, err = finish(start(ranks, *arguments, "--metrics", metrics, env=env), limit)
     if code != 0:
         note(f"{ranks} ranks, {arguments}: status {code}\n{out}{err}")
         return []
