@@ -123,8 +123,7 @@ void gpt_cpu_attention_backward(struct gpt_stage *s, struct gpt_rows rows,
         for (int h = 0; h < s->config.heads; h++) {
             const struct head head = head_of(s, rows, saved, b, h);
 
-            head_backward(s, &head, rows.seq, out + head.out, slope + head.out,
-                          result + head.qkv);
+            head_backward(s, &head, rows.seq, out + head.out, slope + head.out, result + head.qkv);
         }
     }
     gpt_lap(s, GPT_ATTENTION);

@@ -190,8 +190,8 @@ static int same_shape(const struct gpt_product *a, const struct gpt_product *b)
 {
     return a->trans_a == b->trans_a && a->trans_b == b->trans_b && a->m == b->m && a->n == b->n &&
            a->k == b->k && a->type == b->type && a->type_out == b->type_out &&
-           a->epilogue == b->epilogue && a->lda == b->lda && a->ldb == b->ldb &&
-           a->ldd == b->ldd && (a->beta != 0) == (b->beta != 0);
+           a->epilogue == b->epilogue && a->lda == b->lda && a->ldb == b->ldb && a->ldd == b->ldd &&
+           (a->beta != 0) == (b->beta != 0);
 }
 
 static int set(const struct gpt_lt *lt, const struct plan *plan, int attribute, const void *value,
@@ -227,13 +227,13 @@ static int describe(const struct gpt_lt *lt, struct plan *plan, const struct gpt
     if (rc == 0 && p->aux != NULL)
         rc = set(lt, plan, GPT_LT_AUX_LD, &aux_ld, sizeof(aux_ld));
     if (rc == 0)
-        rc = check(lt->layout_create(&plan->a, p->type, p->trans_a ? k : m, p->trans_a ? m : k,
-                                     p->lda),
-                   "a matrix");
+        rc = check(
+            lt->layout_create(&plan->a, p->type, p->trans_a ? k : m, p->trans_a ? m : k, p->lda),
+            "a matrix");
     if (rc == 0)
-        rc = check(lt->layout_create(&plan->b, p->type, p->trans_b ? n : k, p->trans_b ? k : n,
-                                     p->ldb),
-                   "a matrix");
+        rc = check(
+            lt->layout_create(&plan->b, p->type, p->trans_b ? n : k, p->trans_b ? k : n, p->ldb),
+            "a matrix");
     if (rc == 0)
         rc = check(lt->layout_create(&plan->d, p->type_out, m, n, p->ldd), "a matrix");
     return rc;

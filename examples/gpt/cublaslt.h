@@ -34,9 +34,9 @@ enum {
 /** cublasLtEpilogue_t: what is done to a product before it is stored.  GELU in its tanh form. */
 enum {
     GPT_LT_DEFAULT = 1,
-    GPT_LT_BIAS = 4,           /**< + bias, one element a row */
+    GPT_LT_BIAS = 4,            /**< + bias, one element a row */
     GPT_LT_GELU_AUX_BIAS = 164, /**< gelu(. + bias), its argument to aux */
-    GPT_LT_DGELU = 192         /**< times the slope of GELU at aux */
+    GPT_LT_DGELU = 192          /**< times the slope of GELU at aux */
 };
 
 /** cublasLtMatmulAlgo_t, cublasLtMatmulHeuristicResult_t */
@@ -76,16 +76,16 @@ struct gpt_lt_choice {
 
 /** d[m][n] = op(a) op(b) + beta c, then the epilogue; op(a) is [m][k]. */
 struct gpt_product {
-    int trans_a, trans_b;   /**< GPT_LT_N or GPT_LT_T */
+    int trans_a, trans_b; /**< GPT_LT_N or GPT_LT_T */
     int m, n, k;
-    int type, type_out;     /**< of a and b; of c and d */
+    int type, type_out; /**< of a and b; of c and d */
     int epilogue;
-    int lda, ldb, ldd;      /**< ldd: also of c and aux */
-    float beta;             /**< 0 or 1 */
-    const void *a, *b, *c;  /**< c: may be d; not read if beta is 0 */
+    int lda, ldb, ldd;     /**< ldd: also of c and aux */
+    float beta;            /**< 0 or 1 */
+    const void *a, *b, *c; /**< c: may be d; not read if beta is 0 */
     void *d;
-    const void *bias;       /**< [m] of type_out, for the epilogue */
-    void *aux;              /**< [m][n] of type_out, for the epilogue */
+    const void *bias; /**< [m] of type_out, for the epilogue */
+    void *aux;        /**< [m][n] of type_out, for the epilogue */
 };
 
 /** The library, and what it has chosen for each shape so far. */

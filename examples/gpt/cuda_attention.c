@@ -80,10 +80,9 @@ void gpt_gpu_attention_backward(struct gpt_stage *s, struct gpt_rows rows,
     struct attention_shape shape = shape_of(s, rows);
     struct gpt_saved at = *saved;
 
-    gpt_gpu_launch(s, of_size(s, GPT_KERNEL_attention_dq_32),
-                   grid(s, rows, shared_bytes(s, 2, 2, 1)),
-                   GPT_ARGUMENTS(&dqkv, &s->scratch.delta, &at.qkv, &at.attention, &dout, &at.lse,
-                                 &shape));
+    gpt_gpu_launch(
+        s, of_size(s, GPT_KERNEL_attention_dq_32), grid(s, rows, shared_bytes(s, 2, 2, 1)),
+        GPT_ARGUMENTS(&dqkv, &s->scratch.delta, &at.qkv, &at.attention, &dout, &at.lse, &shape));
     gpt_gpu_launch(s, of_size(s, GPT_KERNEL_attention_dkv_32),
                    grid(s, rows, shared_bytes(s, 2, 2, 2)),
                    GPT_ARGUMENTS(&dqkv, &s->scratch.delta, &at.qkv, &dout, &at.lse, &shape));

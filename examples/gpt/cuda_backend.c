@@ -30,9 +30,8 @@ struct gpt_launch gpt_gpu_spread(const struct gpt_stage *s, size_t count)
 {
     const size_t blocks = (count * s->element / 16 + POINT_THREADS - 1) / POINT_THREADS;
 
-    return (struct gpt_launch){.x = blocks < 1 << 20 ? (unsigned)blocks : 1 << 20,
-                               .y = 1,
-                               .threads = POINT_THREADS};
+    return (struct gpt_launch){
+        .x = blocks < 1 << 20 ? (unsigned)blocks : 1 << 20, .y = 1, .threads = POINT_THREADS};
 }
 
 static int gpu_alloc(struct gpt_stage *s, size_t bytes, void **out)
@@ -141,8 +140,8 @@ static void gpu_refresh(struct gpt_stage *s)
     }
     count = (size_t)(end - begin);
     if (g->factors == NULL)
-        gpt_gpu_check(s, pld_device_alloc(g->device, count * s->element, PLD_MEM_DEVICE,
-                                          &g->factors));
+        gpt_gpu_check(s,
+                      pld_device_alloc(g->device, count * s->element, PLD_MEM_DEVICE, &g->factors));
     if (s->broken != 0)
         return;
     for (int i = 0; i < tensors; i++)

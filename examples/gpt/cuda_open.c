@@ -27,13 +27,12 @@ void gpt_gpu_launch(struct gpt_stage *s, enum gpt_kernel kernel, struct gpt_laun
                     void **arguments)
 {
     const struct gpt_gpu *g = gpt_gpu_of(s);
-    const pld_launch launch = {.grid = {how.x, how.y},
-                               .block = {how.threads},
-                               .shared_bytes = how.shared};
+    const pld_launch launch = {
+        .grid = {how.x, how.y}, .block = {how.threads}, .shared_bytes = how.shared};
 
     if (s->broken == 0)
-        gpt_gpu_check(s, pld_kernel_launch(g->module, g->kernels[kernel], &launch, s->stream,
-                                           arguments));
+        gpt_gpu_check(
+            s, pld_kernel_launch(g->module, g->kernels[kernel], &launch, s->stream, arguments));
 }
 
 static int check(const struct gpt_stage *s)

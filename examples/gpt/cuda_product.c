@@ -161,8 +161,8 @@ static void begin_losses(struct gpt_stage *s)
     struct gpt_gpu *g = gpt_gpu_of(s);
 
     if (!g->begun)
-        gpt_gpu_check(s, pld_device_fill(g->device, s->scratch.loss, 0, sizeof(*s->scratch.loss),
-                                         s->stream));
+        gpt_gpu_check(
+            s, pld_device_fill(g->device, s->scratch.loss, 0, sizeof(*s->scratch.loss), s->stream));
     g->begun = 1;
 }
 
@@ -197,8 +197,8 @@ void gpt_gpu_head_done(struct gpt_stage *s)
 {
     struct gpt_gpu *g = gpt_gpu_of(s);
 
-    gpt_gpu_check(s, pld_device_copy(g->device, g->loss, s->scratch.loss, sizeof(*g->loss),
-                                     s->stream));
+    gpt_gpu_check(
+        s, pld_device_copy(g->device, g->loss, s->scratch.loss, sizeof(*g->loss), s->stream));
     gpt_gpu_check(s, pld_event_record(g->device, g->loss_known, s->stream));
     g->heads = 1;
 }

@@ -33,8 +33,8 @@ struct gpt_options {
     const char *resume;
     const char *metrics;
     const char *decay;
-    const char *device; /**< "cpu", "cuda" or "auto" */
-    const char *dtype;  /**< "f32" or "bf16" */
+    const char *device;   /**< "cpu", "cuda" or "auto" */
+    const char *dtype;    /**< "f32" or "bf16" */
     int64_t batch;        /**< sequences of the global batch */
     int64_t microbatches; /**< of one data-parallel rank; 0: chosen */
     int64_t seq;          /**< 0: 128, or the model's limit if that is smaller */

@@ -64,12 +64,12 @@ enum gpt_class {
 /** What one stage needs to know. */
 struct gpt_stage_opts {
     struct gpt_config config;
-    int stage, stages; /**< 0 <= stage < stages <= layers + 1 */
-    int batch;         /**< sequences of one microbatch */
-    int seq;           /**< tokens of a sequence, <= max_seq */
-    int live;          /**< most microbatches between forward and backward at once */
-    int microbatches;  /**< of one step: after the last one's backward gradients are final */
-    pld_dtype dtype;   /**< of activations: PLD_F32, or PLD_BF16 on a GPU */
+    int stage, stages;  /**< 0 <= stage < stages <= layers + 1 */
+    int batch;          /**< sequences of one microbatch */
+    int seq;            /**< tokens of a sequence, <= max_seq */
+    int live;           /**< most microbatches between forward and backward at once */
+    int microbatches;   /**< of one step: after the last one's backward gradients are final */
+    pld_dtype dtype;    /**< of activations: PLD_F32, or PLD_BF16 on a GPU */
     pld_device *device; /**< where to compute, and where the params are; NULL: the processor */
 };
 
@@ -106,9 +106,9 @@ int gpt_config_split(const struct gpt_config *config, int seq, int stage, int st
 
 /**
  * Add the tensors of a stage to `params`, which must not be committed yet and
- * are not to be destroyed while the stage is used, and allocate its activations.  Names are those of
- * nanoGPT ("wte.weight", "h.0.ln_1.weight", ...); weight decay is for matrices, not
- * for biases and norms, as in GPT-2's training and llm.c's on GPUs.
+ * are not to be destroyed while the stage is used, and allocate its activations.  Names are those
+ * of nanoGPT ("wte.weight", "h.0.ln_1.weight", ...); weight decay is for matrices, not for biases
+ * and norms, as in GPT-2's training and llm.c's on GPUs.
  * @return 0, PLD_ERR_ARG, PLD_ERR_NOMEM, or what pld_params_add() says
  */
 int gpt_stage_create(const struct gpt_stage_opts *opts, pld_params *params, struct gpt_stage **out);

@@ -163,7 +163,8 @@ static int check_device(const struct gpt_options *o)
     if (strcmp(o->dtype, "f32") != 0 && strcmp(o->dtype, "bf16") != 0)
         return gpt_fail(PLD_ERR_ARG, "--dtype is \"%s\"; there are f32 and bf16", o->dtype);
     if (strcmp(o->dtype, "bf16") == 0 && strcmp(o->device, "cpu") == 0)
-        return gpt_fail(PLD_ERR_ARG, "--dtype bf16 needs --device cuda; the processor has f32 alone");
+        return gpt_fail(PLD_ERR_ARG,
+                        "--dtype bf16 needs --device cuda; the processor has f32 alone");
     return 0;
 }
 

@@ -23,8 +23,8 @@ struct sampler {
     struct gpt_trainer *trainer;
     pld_group *pipeline;
     int32_t *tokens; /* [count + 1], the first one being the prompt */
-    void *in, *out; /* [seq][channels], where the stage works */
-    float *logits;  /* [vocab] */
+    void *in, *out;  /* [seq][channels], where the stage works */
+    float *logits;   /* [vocab] */
 };
 
 static int32_t draw(const struct sampler *s, int64_t position)

@@ -58,24 +58,24 @@ struct gpt_slot {
 
 /** What is used within one call only. */
 struct gpt_scratch {
-    struct gpt_saved layer;   /**< of a forward without backward */
-    void *norm;               /**< [rows][C] */
-    void *wide, *wide2;       /**< [rows][4C] */
-    void *dx;                 /**< [rows][C] */
-    float *delta;             /**< [batch][heads][seq], of attention's backward */
-    int32_t *tokens;          /**< first stage: [rows] of a forward without backward */
+    struct gpt_saved layer; /**< of a forward without backward */
+    void *norm;             /**< [rows][C] */
+    void *wide, *wide2;     /**< [rows][4C] */
+    void *dx;               /**< [rows][C] */
+    float *delta;           /**< [batch][heads][seq], of attention's backward */
+    int32_t *tokens;        /**< first stage: [rows] of a forward without backward */
     /* last stage alone */
-    void *final;              /**< [rows][C]: what the head reads */
-    float *mean, *rstd;       /**< [rows] */
-    int32_t *targets;         /**< [rows] */
-    void *logits;             /**< of [head rows] */
+    void *final;        /**< [rows][C]: what the head reads */
+    float *mean, *rstd; /**< [rows] */
+    int32_t *targets;   /**< [rows] */
+    void *logits;       /**< of [head rows] */
     /* processor alone */
-    float *scores, *dscores;  /**< [GPT_QUERIES][seq] */
-    float *maximum, *sum;     /**< [head rows] */
+    float *scores, *dscores; /**< [GPT_QUERIES][seq] */
+    float *maximum, *sum;    /**< [head rows] */
     /* GPU alone */
-    float *partial;           /**< sums of some rows each */
-    float *losses;            /**< [head rows] */
-    double *loss;             /**< sum since it was last fetched */
+    float *partial; /**< sums of some rows each */
+    float *losses;  /**< [head rows] */
+    double *loss;   /**< sum since it was last fetched */
 };
 
 /** Memory is cut twice: from NULL to learn its size, then from what was allocated. */

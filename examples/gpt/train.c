@@ -90,8 +90,9 @@ static double utilisation(const struct gpt_trainer *t, double tokens_a_second)
 {
     const double ranks = (double)t->dp_size * t->pp_size;
 
-    return t->peak == 0 ? 0
-                        : gpt_config_flops(&t->config, t->seq) * tokens_a_second / (ranks * t->peak);
+    return t->peak == 0
+               ? 0
+               : gpt_config_flops(&t->config, t->seq) * tokens_a_second / (ranks * t->peak);
 }
 
 static int tell(struct gpt_trainer *t, const struct account *a)

@@ -137,8 +137,8 @@ static float finish(const struct job *job, int64_t i, int64_t j, float x)
         return (float)value;
     }
     if (d->epilogue == DGELU)
-        return x * (float)gelu_slope((double)read_one(d->aux, job->d.type, j * d->aux_ld + i),
-                                     &value);
+        return x *
+               (float)gelu_slope((double)read_one(d->aux, job->d.type, j * d->aux_ld + i), &value);
     return x;
 }
 
@@ -201,8 +201,8 @@ static int epilogue_exists(const struct job *job)
     if (d->epilogue != DEFAULT && d->epilogue != WITH_BIAS && d->epilogue != GELU_AUX_BIAS &&
         d->epilogue != DGELU)
         return 0;
-    if ((d->epilogue & WITH_BIAS) && !fake_cuda_reachable(d->bias, (size_t)job->d.rows *
-                                                                       size_of(job->d.type)))
+    if ((d->epilogue & WITH_BIAS) &&
+        !fake_cuda_reachable(d->bias, (size_t)job->d.rows * size_of(job->d.type)))
         return 0;
     return (d->epilogue & 128) == 0 || (d->aux_ld % 8 == 0 && reachable(d->aux, &aux));
 }
@@ -261,8 +261,8 @@ FAKE_EXPORT int cublasLtMatmulDescSetAttribute(void *desc, int attribute, const 
         void *at;
         size_t bytes;
     } fields[COUNT] = {
-        [TRANSA] = {&d->trans[0], 4}, [TRANSB] = {&d->trans[1], 4},
-        [EPILOGUE] = {&d->epilogue, 4}, [BIAS] = {&d->bias, sizeof(d->bias)},
+        [TRANSA] = {&d->trans[0], 4},      [TRANSB] = {&d->trans[1], 4},
+        [EPILOGUE] = {&d->epilogue, 4},    [BIAS] = {&d->bias, sizeof(d->bias)},
         [AUX] = {&d->aux, sizeof(d->aux)}, [AUX_LD] = {&d->aux_ld, 8},
     };
 
@@ -312,8 +312,8 @@ FAKE_EXPORT int cublasLtMatmulPreferenceSetAttribute(void *wish, int attribute, 
 }
 
 FAKE_EXPORT int cublasLtMatmulAlgoGetHeuristic(void *handle, void *desc, void *a, void *b, void *c,
-                                               void *d, void *wish, int most, struct gpt_lt_choice *out,
-                                               int *count)
+                                               void *d, void *wish, int most,
+                                               struct gpt_lt_choice *out, int *count)
 {
     const struct job job = {.desc = *(struct desc *)desc,
                             .a = *(struct layout *)a,
@@ -334,8 +334,8 @@ FAKE_EXPORT int cublasLtMatmulAlgoGetHeuristic(void *handle, void *desc, void *a
 FAKE_EXPORT int cublasLtMatmul(void *handle, void *desc, const void *alpha, const void *a,
                                void *a_layout, const void *b, void *b_layout, const void *beta,
                                const void *c, void *c_layout, void *d, void *d_layout,
-                               const struct gpt_lt_algo *algo, void *workspace, size_t workspace_bytes,
-                               void *stream)
+                               const struct gpt_lt_algo *algo, void *workspace,
+                               size_t workspace_bytes, void *stream)
 {
     struct job *job = malloc(sizeof(*job));
 

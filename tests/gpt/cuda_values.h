@@ -149,7 +149,11 @@ static void launch(const char *name, int dtype, const unsigned grid[2], unsigned
     k->run(blocks, block, shared, arguments);
 }
 
-#define GRID(x, y) (const unsigned[2]){x, y}
+#define GRID(x, y)                                                                                 \
+    (const unsigned[2])                                                                            \
+    {                                                                                              \
+        x, y                                                                                       \
+    }
 #define ARGUMENTS(...)                                                                             \
     (void *[])                                                                                     \
     {                                                                                              \

@@ -73,7 +73,9 @@ static struct problem problem_of(int dtype, int size, int seq)
     const size_t all = (size_t)(BATCH * HEADS * seq * size), rows = (size_t)(BATCH * HEADS * seq);
 
     return (struct problem){.dtype = dtype,
-                            .columns = size <= 32 ? 32 : size <= 64 ? 64 : 128,
+                            .columns = size <= 32   ? 32
+                                       : size <= 64 ? 64
+                                                    : 128,
                             .shape = {seq, HEADS, size, 1 / sqrtf((float)size)},
                             .qkv = normal(dtype, 3 * all, 1, 1),
                             .out = fresh(dtype, all),
@@ -190,8 +192,8 @@ static void test_causal(int dtype, int seq, int cut)
 
 int main(void)
 {
-    static const int cases[][2] = {{32, 1},  {32, 31}, {32, 64}, {32, 65}, {32, 130},
-                                   {8, 33},  {64, 63}, {64, 64}, {64, 97}, {40, 65},
+    static const int cases[][2] = {{32, 1},   {32, 31},  {32, 64}, {32, 65}, {32, 130},
+                                   {8, 33},   {64, 63},  {64, 64}, {64, 97}, {40, 65},
                                    {128, 32}, {128, 65}, {96, 40}};
 
     for (int dtype = 0; dtype < DTYPES; dtype++) {

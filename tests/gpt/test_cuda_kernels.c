@@ -66,8 +66,9 @@ static void test_embed_backward(int dtype, int c, unsigned blocks)
             off(wpe, (size_t)(p * c + j), sum, 10);
         }
     }
-    ok(worst < 1e-6 && all_whole(), "%s: gradients of %d channels of embeddings, %u blocks, to %.1e",
-       dtype_names[dtype], c, blocks, worst);
+    ok(worst < 1e-6 && all_whole(),
+       "%s: gradients of %d channels of embeddings, %u blocks, to %.1e", dtype_names[dtype], c,
+       blocks, worst);
 }
 
 static void test_round(void)
@@ -120,7 +121,8 @@ static void check_norm_row(const struct norm_case *n, int i)
     }
     for (int j = 0; j < n->c; j++) {
         const size_t at = (size_t)(i * n->c + j);
-        const double h = (value(n->x, at) - m) * r, g = value(n->dy, at) * value(n->weight, (size_t)j);
+        const double h = (value(n->x, at) - m) * r,
+                     g = value(n->dy, at) * value(n->weight, (size_t)j);
 
         off(n->out, at, h * value(n->weight, (size_t)j) + value(n->bias, (size_t)j), 1 + fabs(h));
         off(n->dx, at, (n->fresh ? 0 : value(n->old, at)) + r * (g - sum - h * dot), 1 + r);
@@ -145,8 +147,8 @@ static void check_norm(const struct norm_case *n)
         off(n->dweight, (size_t)j, dw, NORM_ROWS);
         off(n->dbias, (size_t)j, db, NORM_ROWS);
     }
-    ok(worst < 3e-6 && all_whole(), "%s: norm of %d channels%s to %.1e", dtype_names[n->dtype], n->c,
-       n->fresh ? ", afresh" : "", worst);
+    ok(worst < 3e-6 && all_whole(), "%s: norm of %d channels%s to %.1e", dtype_names[n->dtype],
+       n->c, n->fresh ? ", afresh" : "", worst);
 }
 
 static void test_norm(int dtype, int c, int fresh_dx)
@@ -294,8 +296,8 @@ static void test_loss(int dtype, int vocab, int stride)
     set_value(before, (size_t)stride + 1, NAN);
     launch("cross_entropy", dtype, GRID(ROWS, 1), 64, 0,
            ARGUMENTS(&before.at, &losses.at, &at, &vocab, &stride, &scale));
-    ok(isnan(value(losses, 1)) && !isnan(value(losses, 0)) && isnan(value(before, (size_t)stride)) &&
-           all_whole(),
+    ok(isnan(value(losses, 1)) && !isnan(value(losses, 0)) &&
+           isnan(value(before, (size_t)stride)) && all_whole(),
        "%s: NaN among the logits", dtype_names[dtype]);
 }
 

@@ -38,18 +38,21 @@ def losses():
         text = " ".join(map(str, what)) + "".join(f" {k}={v}" for k, v in env.items())
         if job.ok(len(steps) == STEPS, f"{text}: {len(steps)} of {STEPS} steps"):
             far = apart(steps, cpu)
-            job.ok(far <= bound, f"{text}: losses within {bound:.0e} of the processor's ({far:.1e})")
+            job.ok(far <= bound,
+                   f"{text}: losses within {bound:.0e} of the processor's ({far:.1e})")
     return cpu
 
 
 def layouts(cpu):
     few = 8
     for dp, pp, dtype, bound in [(2, 2, "f32", 1e-4), (2, 2, "bf16", BF16), (1, 3, "f32", 1e-4)]:
-        steps = job.train(dp * pp, *COMMON, "--steps", few, *CUDA, "--dtype", dtype, "--microbatches",
-                          2, "--mesh", f"dp={dp},pp={pp}", env={"FAKE_CUDA_DEVICES": "4"})
-        if job.ok(len(steps) == few, f"dp={dp} x pp={pp}, {dtype}: {len(steps)} of {few} steps"):
+        steps = job.train(dp * pp, *COMMON, "--steps", few, *CUDA, "--dtype", dtype,
+                          "--microbatches", 2, "--mesh", f"dp={dp},pp={pp}",
+                          env={"FAKE_CUDA_DEVICES": "4"})
+        what = f"dp={dp} x pp={pp}, {dtype}"
+        if job.ok(len(steps) == few, f"{what}: {len(steps)} of {few} steps"):
             far = apart(steps, cpu)
-            job.ok(far <= bound, f"dp={dp} x pp={pp}, {dtype}: losses within {bound:.0e} ({far:.1e})")
+            job.ok(far <= bound, f"{what}: losses within {bound:.0e} ({far:.1e})")
 
 
 def same_bits():
@@ -87,7 +90,8 @@ def counts(steps):
 def waits():
     few, many = counts(2), counts(6)
     more = {name: many[name] - few.get(name, 0) for name in many if many[name] != few.get(name, 0)}
-    for name in "cuStreamSynchronize", "cuCtxSynchronize", "cuMemAlloc_v2", "cuMemHostAlloc", "choose":
+    for name in ("cuStreamSynchronize", "cuCtxSynchronize", "cuMemAlloc_v2", "cuMemHostAlloc",
+                 "choose"):
         job.ok(more.get(name, 0) == 0, f"no {name} in a step")
     waited = more.get("cuEventSynchronize", 0) / 4
     # The tokens of the step before, the loss, the report of the optimizer.
@@ -138,8 +142,8 @@ def refusals():
             fakes_without("libcublasLt.so.13", "libcublasLt.so.12"))
     refuses("no device code", "has no device code", CUDA, program=job.sys.argv[6])
     refuses("bf16 on the processor", "--dtype bf16 needs --device cuda", ["--dtype", "bf16"])
-    refuses("bf16 where there is no GPU", "--dtype bf16 needs a GPU", ["--device", "auto", "--dtype",
-                                                                     "bf16"], nothing)
+    refuses("bf16 where there is no GPU", "--dtype bf16 needs a GPU",
+            ["--device", "auto", "--dtype", "bf16"], nothing)
     refuses("another device", 'there are cpu, cuda and auto', ["--device", "tpu"])
     refuses("another dtype", "there are f32 and bf16", ["--dtype", "f8"])
     refuses("times of a GPU", "--times is for --device cpu", [*CUDA, "--times"])
@@ -147,7 +151,8 @@ def refusals():
             {"FAKE_CUDA_MEMORY": "48M"})
     odd = job.model_file("odd.bin", "odd")
     refuses("heads of 20", "multiple of 8", [*CUDA, "--llmc-model", odd])
-    code, out, err = job.finish(job.start(2, *COMMON, "--steps", 1, "--device", "auto", env=nothing))
+    code, out, err = job.finish(job.start(2, *COMMON, "--steps", 1, "--device", "auto",
+                                          env=nothing))
     job.ok(code == 0 and out.count("device: the processor, for") == 1 and err == "",
            "auto without a driver trains on the processor and says why, once")
 
