@@ -14,6 +14,10 @@
 /* What cuBLAS asks for on Hopper; less elsewhere. */
 enum { WORKSPACE = 32 << 20 };
 
+/* Bytes; what cuBLASLt may count on.  Its own guess is 256, which parameters in bf16 do not keep.
+ */
+enum { ALIGNMENT = 16 };
+
 /* A shape and how it is multiplied. */
 struct plan {
     struct gpt_product shape; /* addresses are NULL */
@@ -116,9 +120,22 @@ static int check(int status, const char *what)
                        : gpt_fail(PLD_ERR_DEVICE, "cuBLASLt: %s: cublasStatus_t %d", what, status);
 }
 
-static int start(struct gpt_lt *lt)
+static int wish(struct gpt_lt *lt)
 {
     const size_t most = WORKSPACE;
+    const uint32_t alignment = ALIGNMENT;
+    int rc = check(lt->wish_create(&lt->wish), "cublasLtMatmulPreferenceCreate()");
+
+    if (rc == 0)
+        rc = check(lt->wish_set(lt->wish, GPT_LT_MAX_WORKSPACE, &most, sizeof(most)),
+                   "the size of the workspace");
+    for (int i = GPT_LT_ALIGNMENT_A; i <= GPT_LT_ALIGNMENT_D && rc == 0; i++)
+        rc = check(lt->wish_set(lt->wish, i, &alignment, sizeof(alignment)), "an alignment");
+    return rc;
+}
+
+static int start(struct gpt_lt *lt)
+{
     int rc = load(lt);
 
     if (rc == 0)
@@ -126,10 +143,7 @@ static int start(struct gpt_lt *lt)
     if (rc == 0)
         rc = check(lt->create(&lt->handle), "cublasLtCreate()");
     if (rc == 0)
-        rc = check(lt->wish_create(&lt->wish), "cublasLtMatmulPreferenceCreate()");
-    if (rc == 0)
-        rc = check(lt->wish_set(lt->wish, GPT_LT_MAX_WORKSPACE, &most, sizeof(most)),
-                   "the size of the workspace");
+        rc = wish(lt);
     if (rc != 0)
         return rc;
     rc = pld_device_alloc(lt->device, WORKSPACE, PLD_MEM_DEVICE, &lt->workspace);
@@ -239,13 +253,18 @@ static int describe(const struct gpt_lt *lt, struct plan *plan, const struct gpt
     return rc;
 }
 
+/* The choice counts on the alignment of the bias that it sees, and must fit all: so it sees an
+ * address that has no more than ALIGNMENT. */
 static int choose(const struct gpt_lt *lt, struct plan *plan, const struct gpt_product *p)
 {
     struct gpt_lt_choice choice = {.state = -1};
+    struct gpt_product any = *p;
     int count = 0, rc = describe(lt, plan, p);
 
+    if (p->bias != NULL)
+        any.bias = (const char *)lt->workspace + ALIGNMENT;
     if (rc == 0)
-        rc = point(lt, plan, p);
+        rc = point(lt, plan, &any);
     if (rc != 0)
         return rc;
     rc = lt->choose(lt->handle, plan->desc, plan->a, plan->b, plan->d, plan->d, lt->wish, 1,

@@ -28,7 +28,9 @@ enum {
     GPT_LT_BIAS_POINTER = 8,
     GPT_LT_AUX_POINTER = 11,
     GPT_LT_AUX_LD = 12,
-    GPT_LT_MAX_WORKSPACE = 1
+    GPT_LT_MAX_WORKSPACE = 1,
+    GPT_LT_ALIGNMENT_A = 5, /**< then those of B, C, D */
+    GPT_LT_ALIGNMENT_D = 8
 };
 
 /** cublasLtEpilogue_t: what is done to a product before it is stored.  GELU in its tanh form. */

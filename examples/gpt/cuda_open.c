@@ -73,15 +73,23 @@ static int find_kernels(struct gpt_gpu *g, pld_dtype dtype)
     return rc;
 }
 
-/* A driver that emulates takes its kernels from elsewhere. */
-static int has_kernels(pld_device *device)
+static int has_image(void)
 {
-    pld_device_info info;
-
-    pld_device_get_info(device, &info);
     return gpt_cuda_image_bytes != sizeof(GPT_NO_IMAGE) ||
-           memcmp(gpt_cuda_image, GPT_NO_IMAGE, sizeof(GPT_NO_IMAGE)) != 0 ||
-           strstr(info.name, "emulated") != NULL;
+           memcmp(gpt_cuda_image, GPT_NO_IMAGE, sizeof(GPT_NO_IMAGE)) != 0;
+}
+
+/* Tried in any case: a driver that emulates has its kernels from elsewhere. */
+static int open_image(struct gpt_gpu *g)
+{
+    const int rc = pld_module_open(g->device, gpt_cuda_image, &g->module);
+
+    if (rc == 0)
+        return 0;
+    if (has_image())
+        return gpt_fail(rc, "%s", pld_last_error());
+    return gpt_fail(PLD_ERR_UNSUPPORTED, "gpt was built without nvcc and has no device code; build "
+                                         "it where the CUDA toolkit is, or run with --device cpu");
 }
 
 static int reach(struct gpt_stage *s, struct gpt_gpu *g)
@@ -89,16 +97,12 @@ static int reach(struct gpt_stage *s, struct gpt_gpu *g)
     void *loss = NULL;
     int rc;
 
-    if (!has_kernels(g->device))
-        return gpt_fail(PLD_ERR_UNSUPPORTED,
-                        "gpt was built without nvcc and has no device code; build it where the "
-                        "CUDA toolkit is, or run with --device cpu");
     rc = gpt_lt_open(g->device, &g->lt);
+    if (rc == 0)
+        rc = open_image(g);
     if (rc != 0)
         return rc;
-    rc = pld_module_open(g->device, gpt_cuda_image, &g->module);
-    if (rc == 0)
-        rc = find_kernels(g, s->opts.dtype);
+    rc = find_kernels(g, s->opts.dtype);
     if (rc == 0)
         rc = pld_stream_create(g->device, 0, &g->own);
     if (rc == 0)

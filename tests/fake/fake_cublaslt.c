@@ -7,8 +7,9 @@
  *
  * FAKE_CUBLASLT_COUNTS=file  write "multiply N" and "choose N" at exit
  *
- * What is caught: operands outside device memory or not aligned, leading dimensions and
- * combinations of types that cuBLASLt does not have, an algorithm that was not chosen for these
+ * What is caught: operands outside device memory or aligned less than the algorithm counts on (256
+ * bytes unless the preference says less, a bias as the one that the choice saw), leading dimensions
+ * and combinations of types that cuBLASLt does not have, an algorithm that was not chosen for these
  * operands, no current context, descriptors that were not given back.
  */
 
@@ -43,6 +44,11 @@ struct desc {
 #define DECLARE(name, symbol, arguments) FAKE_EXPORT int symbol arguments;
 GPT_LT_FUNCTIONS(DECLARE)
 #undef DECLARE
+
+/* Bytes that A, B, C and D are aligned to. */
+struct wish {
+    uint32_t alignment[4];
+};
 
 /* A product on its way. */
 struct job {
@@ -169,11 +175,11 @@ static int step(void *context)
     return 1;
 }
 
-static int reachable(const void *at, const struct layout *l)
+static int reachable(const void *at, const struct layout *l, uint64_t alignment)
 {
     const size_t bytes = (size_t)((l->cols - 1) * l->ld + l->rows) * size_of(l->type);
 
-    return (uintptr_t)at % 16 == 0 && fake_cuda_reachable(at, bytes);
+    return (uintptr_t)at % alignment == 0 && fake_cuda_reachable(at, bytes);
 }
 
 /* A, B in bf16 give bf16 or f32; in f32, f32. */
@@ -204,7 +210,7 @@ static int epilogue_exists(const struct job *job)
     if ((d->epilogue & WITH_BIAS) &&
         !fake_cuda_reachable(d->bias, (size_t)job->d.rows * size_of(job->d.type)))
         return 0;
-    return (d->epilogue & 128) == 0 || (d->aux_ld % 8 == 0 && reachable(d->aux, &aux));
+    return (d->epilogue & 128) == 0 || (d->aux_ld % 8 == 0 && reachable(d->aux, &aux, 16));
 }
 
 /* What an algorithm was chosen for. */
@@ -293,7 +299,10 @@ FAKE_EXPORT int cublasLtMatrixLayoutDestroy(void *layout)
 
 FAKE_EXPORT int cublasLtMatmulPreferenceCreate(void **out)
 {
-    *out = malloc(1);
+    struct wish *w = malloc(sizeof(*w));
+
+    *w = (struct wish){{256, 256, 256, 256}};
+    *out = w;
     live++;
     return SUCCESS;
 }
@@ -306,9 +315,22 @@ FAKE_EXPORT int cublasLtMatmulPreferenceDestroy(void *wish)
 FAKE_EXPORT int cublasLtMatmulPreferenceSetAttribute(void *wish, int attribute, const void *value,
                                                      size_t bytes)
 {
-    (void)wish;
-    (void)value;
-    return attribute == 1 && bytes == sizeof(size_t) ? SUCCESS : INVALID_VALUE;
+    struct wish *w = wish;
+
+    if (attribute == 1)
+        return bytes == sizeof(size_t) ? SUCCESS : INVALID_VALUE;
+    if (attribute < 5 || attribute > 8 || bytes != sizeof(w->alignment[0]))
+        return INVALID_VALUE;
+    memcpy(&w->alignment[attribute - 5], value, bytes);
+    return SUCCESS;
+}
+
+/* The largest power of 2 in an address, up to 256. */
+static uint64_t alignment_of(const void *at)
+{
+    const uint64_t bits = (uint64_t)(uintptr_t)at | 256;
+
+    return bits & -bits;
 }
 
 FAKE_EXPORT int cublasLtMatmulAlgoGetHeuristic(void *handle, void *desc, void *a, void *b, void *c,
@@ -319,6 +341,7 @@ FAKE_EXPORT int cublasLtMatmulAlgoGetHeuristic(void *handle, void *desc, void *a
                             .a = *(struct layout *)a,
                             .b = *(struct layout *)b,
                             .d = *(struct layout *)d};
+    const struct wish *w = wish;
 
     chosen++;
     *count = 0;
@@ -326,9 +349,21 @@ FAKE_EXPORT int cublasLtMatmulAlgoGetHeuristic(void *handle, void *desc, void *a
         return INVALID_VALUE;
     if (!types_exist(&job) || !shapes_fit(&job))
         return NOT_SUPPORTED;
-    *out = (struct gpt_lt_choice){.algo = {{mark_of(&job)}}};
+    *out = (struct gpt_lt_choice){
+        .algo = {{mark_of(&job), w->alignment[0], w->alignment[1], w->alignment[2], w->alignment[3],
+                  alignment_of(job.desc.bias)}}};
     *count = 1;
     return SUCCESS;
+}
+
+static int is_valid(const struct job *job, const struct gpt_lt_algo *algo)
+{
+    const uint64_t *least = algo->data + 1;
+
+    return types_exist(job) && shapes_fit(job) && epilogue_exists(job) &&
+           algo->data[0] == mark_of(job) && reachable(job->pa, &job->a, least[0]) &&
+           reachable(job->pb, &job->b, least[1]) && reachable(job->pc, &job->d, least[2]) &&
+           reachable(job->pd, &job->d, least[3]) && alignment_of(job->desc.bias) >= least[4];
 }
 
 FAKE_EXPORT int cublasLtMatmul(void *handle, void *desc, const void *alpha, const void *a,
@@ -350,10 +385,8 @@ FAKE_EXPORT int cublasLtMatmul(void *handle, void *desc, const void *alpha, cons
                         .alpha = *(const float *)alpha,
                         .beta = *(const float *)beta};
     multiplied++;
-    if (handle == NULL || fake_cuda_current() < 0 || !types_exist(job) || !shapes_fit(job) ||
-        !epilogue_exists(job) || algo->data[0] != mark_of(job) || !reachable(a, &job->a) ||
-        !reachable(b, &job->b) || !reachable(d, &job->d) || c_layout == NULL ||
-        !reachable(c, &job->d) || !fake_cuda_reachable(workspace, workspace_bytes)) {
+    if (handle == NULL || fake_cuda_current() < 0 || c_layout == NULL || !is_valid(job, algo) ||
+        !fake_cuda_reachable(workspace, workspace_bytes)) {
         free(job);
         return INVALID_VALUE;
     }

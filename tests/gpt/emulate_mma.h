@@ -88,6 +88,11 @@ static inline void mma(f32 (&d)[4], const u32 (&a)[4], u32 b0, u32 b1)
     bring(emulated_mma{d, a, {b0, b1}}, multiply_16x8x16);
 }
 
+static inline f32 power_of_two(f32 x)
+{
+    return exp2f(x);
+}
+
 template <bool TRANSPOSED>
 static void gather_matrices(fake::lane *const members[fake::WARP], unsigned)
 {

@@ -140,7 +140,13 @@ def refusals():
     refuses("no driver", "no NVIDIA driver", CUDA, nothing)
     refuses("no cuBLASLt", "need cuBLASLt", CUDA,
             fakes_without("libcublasLt.so.13", "libcublasLt.so.12"))
-    refuses("no device code", "has no device code", CUDA, program=job.sys.argv[6])
+    # polder's own kernels come first.
+    refuses("no device code", "has no device code", CUDA, {"FAKE_CUDA_FAULT": "module:2"},
+            program=job.sys.argv[6])
+    refuses("kernels of another GPU", "loading kernels", CUDA, {"FAKE_CUDA_FAULT": "module:2"})
+    # In the second step.
+    refuses("a GPU that is lost", "CUDA_ERROR_ILLEGAL_ADDRESS", [*CUDA, "--steps", 3],
+            {"FAKE_CUDA_FAULT": "launch:200"}, ranks=1)
     refuses("bf16 on the processor", "--dtype bf16 needs --device cuda", ["--dtype", "bf16"])
     refuses("bf16 where there is no GPU", "--dtype bf16 needs a GPU",
             ["--device", "auto", "--dtype", "bf16"], nothing)

@@ -178,7 +178,7 @@ static __device__ inline void online_softmax(running &seen, f32 (&s)[TILE / 8][4
         for (int n = 0; n < TILE / 8; n++)
             most = fmaxf(most, fmaxf(s[n][2 * h], s[n][2 * h + 1]));
         most = share_most(most);
-        const f32 factor = exp2f(seen.most[h] - most);
+        const f32 factor = power_of_two(seen.most[h] - most);
 
         seen.most[h] = most;
         seen.sum[h] *= factor;
@@ -186,7 +186,7 @@ static __device__ inline void online_softmax(running &seen, f32 (&s)[TILE / 8][4
         for (int n = 0; n < TILE / 8; n++)
 #pragma unroll
             for (int e = 2 * h; e < 2 * h + 2; e++) {
-                s[n][e] = exp2f(s[n][e] - most);
+                s[n][e] = power_of_two(s[n][e] - most);
                 seen.sum[h] += s[n][e];
             }
 #pragma unroll
@@ -351,7 +351,7 @@ static __device__ inline void attention_flash_dq(bf16 *dqkv, f32 *delta, const b
         for (int n = 0; n < N / 8; n++)
 #pragma unroll
             for (int e = 0; e < 4; e++)
-                ds[n][e] = exp2f(p[n][e] - base[e / 2]) * (ds[n][e] - dot[e / 2]);
+                ds[n][e] = power_of_two(p[n][e] - base[e / 2]) * (ds[n][e] - dot[e / 2]);
         product_add<D, N>(dq, ds, now);
         __syncthreads();
     }
@@ -388,7 +388,7 @@ static __device__ inline void flash_slopes(f32 (&p)[N / 8][4], f32 (&ds)[N / 8][
             const int r = n * 8 + lane % 4 * 2 + e % 2;
             const bool sees = key + lane / 4 + e / 2 * 8 <= first + r;
 
-            p[n][e] = sees ? exp2f(p[n][e] * scale - rows[0][r]) : 0;
+            p[n][e] = sees ? power_of_two(p[n][e] * scale - rows[0][r]) : 0;
             ds[n][e] = p[n][e] * (ds[n][e] - rows[1][r]);
         }
 }

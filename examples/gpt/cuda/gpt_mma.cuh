@@ -28,6 +28,15 @@ static __device__ inline void mma(f32 (&d)[4], const u32 (&a)[4], u32 b0, u32 b1
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/* 2 to the power of x, to 2 units in the last place; of -INFINITY 0, of NaN NaN. */
+static __device__ inline f32 power_of_two(f32 x)
+{
+    f32 y;
+
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 static __device__ inline u32 shared_address(const void *at)
 {
     return (u32)__cvta_generic_to_shared(at);
