@@ -160,6 +160,9 @@ static void mark(struct pldi_gpu_group *g, int code)
     if (atomic_load(&g->code) == 0) {
         (void)snprintf(g->why, sizeof(g->why), "%s", pld_last_error());
         atomic_store(&g->code, code);
+        /* Whoever finds it out, also the watchdog: the node's other ranks look there. */
+        if (g->group->team != NULL)
+            pldi_team_break(g->group->team, code);
     }
     while (g->first != NULL)
         land(g, g->code);
