@@ -81,6 +81,7 @@ struct call {
     const struct model_change *how;
     pld_ckpt_codec codec;
     int keep;
+    int async;    /* tensors change when the save has returned, which is waited for then */
     int64_t step; /* -1: load */
     const char *which;
     uint64_t salt;
@@ -94,7 +95,8 @@ struct call {
 static int do_call(pld_runtime *rt, void *context)
 {
     struct call *c = context;
-    const pld_ckpt_opts opts = {PLD_OPTS(pld_ckpt_opts), .codec = c->codec, .keep = c->keep};
+    const pld_ckpt_opts opts = {PLD_OPTS(pld_ckpt_opts), .codec = c->codec, .keep = c->keep,
+                                .async = c->async};
     int64_t step = -7;
     int64_t codes[2];
     struct model m;
@@ -104,6 +106,11 @@ static int do_call(pld_runtime *rt, void *context)
                          &m) == 0);
     model_set(&m, c->salt);
     rc = c->step >= 0 ? pld_ckpt_save(m.ckpt, c->step) : pld_ckpt_load(m.ckpt, c->which, &step);
+    if (rc == 0 && c->async && c->step >= 0) {
+        CHECK(rt, pldi_params_before_change(m.params) == 0);
+        model_set(&m, c->salt + 1000);
+        rc = pld_ckpt_wait(m.ckpt);
+    }
     codes[0] = rc;
     codes[1] = -rc;
     if (pld_runtime_rank(rt) == 0) {
@@ -432,6 +439,7 @@ static void test_errors(pld_ckpt_codec codec)
         c.step = 1;
         c.which = NULL;
         c.code = harmless ? 0 : PLD_ERR_IO;
+        c.async = p % 2;
         fault.no_exchange = strcmp(points[p], "aside") == 0;
         set_fault(points[p], ENOSPC, 0);
         ok(run(&c) == 0 && (harmless || strstr(c.text, strerror(ENOSPC)) != NULL), "%s: %s",
@@ -473,12 +481,15 @@ static int do_which(pld_runtime *rt, void *context)
 static int killed(const char *directory, const char *point, int after, int no_exchange,
                   int64_t step, uint64_t salt, pld_ckpt_codec codec)
 {
+    static int kills;
+    const int async = kills++ % 2;
     const pid_t child = fork();
     int status = 0;
 
     if (child == 0) {
         struct call c = call_of(directory, step);
 
+        c.async = async;
         fault.no_exchange = no_exchange;
         set_fault(point, 0, after);
         c.mesh = "dp=2";
