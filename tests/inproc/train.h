@@ -146,15 +146,14 @@ static inline int train_add(struct train_rank *r, int id, const float *by)
     if (stream != r->stream)
         TRAIN_TRY(train_order(r, r->stream, stream));
     TRAIN_TRY(train_sum(r, grad, srcs, 2, 1, stream));
-    TRAIN_TRY(pld_dp_ready(r->dp, id, stream));
-    /* What comes next in the first stream uses `by` again. */
-    return stream == r->stream ? 0 : train_order(r, stream, r->stream);
+    return pld_dp_ready(r->dp, id, stream);
 }
 
 static inline int train_backward(void *context, int stage, int microbatch, const void *in,
                                  const void *grad_out, void *grad_in)
 {
     struct train_rank *r = context;
+    float *mine = r->by + (size_t)microbatch * WIDTH; /* the second stream may be behind */
     const float *by[2] = {grad_out, r->target + (size_t)microbatch * WIDTH};
     int n = 1;
 
@@ -163,11 +162,11 @@ static inline int train_backward(void *context, int stage, int microbatch, const
         by[0] = r->scratch;
         n = 2;
     }
-    TRAIN_TRY(train_sum(r, r->by, by, n, 0.75, r->stream));
-    TRAIN_TRY(train_add(r, r->w, r->by));
+    TRAIN_TRY(train_sum(r, mine, by, n, 0.75, r->stream));
+    TRAIN_TRY(train_add(r, r->w, mine));
     if (r->v >= 0)
-        TRAIN_TRY(train_add(r, r->v, r->by));
-    by[0] = r->by;
+        TRAIN_TRY(train_add(r, r->v, mine));
+    by[0] = mine;
     return grad_in == NULL ? 0 : train_sum(r, grad_in, by, 1, 1, r->stream);
 }
 
@@ -188,7 +187,6 @@ static inline int train_add_tensors(struct train_rank *r, pld_param *w)
         r->outside[1] = w->grad = train_alloc(r, sizeof(float) * WIDTH);
     }
     TRAIN_TRY(pld_params_create(r->mesh, &r->params));
-    TRAIN_TRY(pld_params_set_stream(r->params, r->stream));
     TRAIN_TRY(pld_params_add(r->params, w, &r->w));
     if (r->stage == 0 || r->stage == r->stages - 1)
         TRAIN_TRY(pld_params_add(r->params, &v, &r->v));
@@ -205,6 +203,7 @@ static inline int train_tensors(struct train_rank *r)
     (void)snprintf(name, sizeof(name), "w%d", r->stage);
     TRAIN_TRY(pld_agree(pld_runtime_world(r->rt), train_add_tensors(r, &w)));
     TRAIN_TRY(pld_params_commit(r->params));
+    TRAIN_TRY(pld_params_set_stream(r->params, r->stream));
     for (int i = 0; i < WIDTH; i++) /* wrong on all replicas but the first, until they are synced */
         first[i] = train_number(1, r->stage, i) + (float)r->dp_rank;
     TRAIN_TRY(train_put(r, train_f32(r, r->w, 0), first, sizeof(first)));
@@ -221,7 +220,7 @@ static inline int train_data(struct train_rank *r)
     r->input = train_alloc(r, bytes);
     r->target = train_alloc(r, bytes);
     r->scratch = train_alloc(r, sizeof(float) * WIDTH);
-    r->by = train_alloc(r, sizeof(float) * WIDTH);
+    r->by = train_alloc(r, bytes);
     if (!(data != NULL && r->input != NULL && r->target != NULL && r->scratch != NULL &&
                      r->by != NULL))
         return PLD_ERR_DEVMEM;
@@ -243,8 +242,10 @@ static inline int train_open(struct train_rank *r)
     const pld_schedule_opts plan = {PLD_OPTS(pld_schedule_opts), .kind = PLD_SCHEDULE_1F1B,
                                     .ranks = r->stages, .microbatches = t->microbatches};
     const pld_pipe_tensor tile = {.ndim = 1, .shape = {WIDTH}, .dtype = PLD_F32};
+    /* Buckets of one tensor, or of all: then from two streams. */
+    const size_t bucket = t->side ? 0 : 4096;
     const pld_dp_opts dp = {PLD_OPTS(pld_dp_opts), .accumulate = t->microbatches,
-                            .bucket_bytes = 4096, .first_bucket_bytes = 4096};
+                            .bucket_bytes = bucket, .first_bucket_bytes = bucket};
     const pld_optim_opts adamw = {PLD_OPTS(pld_optim_opts), .weight_decay = 0.1, .clip = t->clip};
     pld_pipe_opts pipe = {PLD_OPTS(pld_pipe_opts), .forward = train_forward,
                           .backward = train_backward, .context = r, .stream = r->stream};
