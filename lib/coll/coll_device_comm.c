@@ -215,6 +215,16 @@ static int meet(struct pldi_gpu_group *g, const unsigned char *id, struct verdic
     return rc < 0 ? again(rc, text) : again(*own, text);
 }
 
+/* That NCCL lost a rank is said by those that are not to blame. */
+static int agree(pld_group *group, int rc)
+{
+    char text[PLDI_TEXT_BYTES];
+
+    (void)snprintf(text, sizeof(text), "%s", pld_last_error());
+    PLDI_TRY(pld_agree(group, rc == PLD_ERR_PEER ? PLD_OK : rc));
+    return pld_agree(group, again(rc, text));
+}
+
 /* Recorded, so that the deadline and its report cover it. */
 static int join(struct pldi_gpu_group *g, const unsigned char *id)
 {
@@ -240,7 +250,7 @@ static int join(struct pldi_gpu_group *g, const unsigned char *id)
         rc = meet(g, id, &v, &op, &own, &comm);
         pldi_health_ended(group->health, op.ticket, rc);
         if (group->broken == 0)
-            rc = pld_agree(group, rc);
+            rc = agree(group, rc);
         else if (pldi_health_group_alarm(group->health) < 0)
             rc = PLD_ERR_TIMEOUT;
     }
