@@ -41,6 +41,7 @@ struct verdicts {
     pld_request *sends, *recvs; /* [size], of those that this rank talks to */
     int32_t *said;              /* [size], 0: not yet, 1, or FAILED; of rank 0, what it hears */
     int32_t mine, outcome;
+    int32_t word; /* what this rank tells, while it is on its way */
 };
 
 static pld_request *post(pld_group *group, enum pldi_kind kind, int32_t *word, int peer,
@@ -161,7 +162,8 @@ static int wait_for_all(struct pldi_gpu_group *g, struct pldi_comm *comm, struct
             v->mine = FAILED;
         /* Rank 0 speaks when it knows of all, the others when they know of themselves. */
         if (!told && (g->group->rank == 0 ? v->outcome : v->mine) != 0) {
-            tell(v, g->group->rank == 0 ? &v->outcome : &v->mine);
+            v->word = g->group->rank == 0 ? v->outcome : v->mine;
+            tell(v, &v->word);
             told = 1;
         }
         PLDI_TRY(pldi_gpu_look(g, op->ticket, op->print.sequence, -1));
