@@ -31,6 +31,7 @@ struct place {
     pld_stream stream;
     float *host;
     void *data;
+    char text[1024]; /* of the last failure */
 };
 
 static int open_place(pld_runtime *rt, struct place *p)
@@ -66,8 +67,14 @@ static int reduce(pld_group *g, struct place *p, int request, int *right)
         rc = pld_request_wait(&r);
     if (rc == 0)
         rc = pld_device_copy(p->device, p->host, p->data, COUNT * 4, p->stream);
-    if (rc < 0)
+    if (rc < 0) {
+        char text[1024];
+
+        (void)snprintf(text, sizeof(text), "%s", pld_last_error());
+        (void)pld_stream_wait(p->device, p->stream); /* the host's copy is read by it */
+        (void)snprintf(p->text, sizeof(p->text), "%s", text);
         return rc;
+    }
     rc = pld_stream_wait(p->device, p->stream);
     *right = p->host[0] == (float)pld_group_size(g) && p->host[COUNT - 1] == p->host[0];
     return rc;
@@ -100,7 +107,7 @@ static int body_ops(pld_runtime *rt, void *context)
         rc = reduce(g, &p, job->request, &right);
     job->codes[rank] = rc;
     if (rc < 0)
-        (void)snprintf(job->text[rank], sizeof(job->text[rank]), "%s", pld_last_error());
+        (void)snprintf(job->text[rank], sizeof(job->text[rank]), "%s", p.text);
     else
         job->text[rank][0] = '\0';
     if (rank == 0) {
