@@ -24,14 +24,12 @@
 #include "tap.h"
 
 /* A sanitizer makes everything many times slower: it gets a part of each kind of test. */
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-enum { SLOW = 1 };
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
-enum { SLOW = 1 };
-#else
-enum { SLOW = 0 };
+#ifndef __has_feature
+#define __has_feature(name) 0
 #endif
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__) ||                               \
+    __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
+enum { SLOW = 1 };
 #else
 enum { SLOW = 0 };
 #endif
@@ -80,9 +78,8 @@ struct call {
     const char *directory;
     const struct model_change *how;
     pld_ckpt_codec codec;
-    int keep;
-    int async;    /* tensors change when the save has returned, which is waited for then */
-    int64_t step; /* -1: load */
+    int keep, async; /* async: tensors change once the save has returned; then it is waited for */
+    int64_t step;    /* -1: load */
     const char *which;
     uint64_t salt;
     int code; /* 1: any error, the same on all */
@@ -481,15 +478,13 @@ static int do_which(pld_runtime *rt, void *context)
 static int killed(const char *directory, const char *point, int after, int no_exchange,
                   int64_t step, uint64_t salt, pld_ckpt_codec codec)
 {
-    static int kills;
-    const int async = kills++ % 2;
     const pid_t child = fork();
     int status = 0;
 
     if (child == 0) {
         struct call c = call_of(directory, step);
 
-        c.async = async;
+        c.async = step == 1;
         fault.no_exchange = no_exchange;
         set_fault(point, 0, after);
         c.mesh = "dp=2";

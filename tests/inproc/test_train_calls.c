@@ -17,10 +17,17 @@
 static unsigned long (*calls_of)(const char *);
 static unsigned long (*live)(const char *);
 
-static const char *const waiting[] = {
-    "cuStreamSynchronize", "cuEventSynchronize", "cuCtxSynchronize",  "cuMemAlloc_v2",
-    "cuMemFree_v2",        "cuMemHostAlloc",     "cuMemFreeHost",     "cuEventDestroy_v2",
-    "cuStreamDestroy_v2",  "cuMemHostRegister_v2", "cuStreamCreateWithPriority"};
+static const char *const waiting[] = {"cuStreamSynchronize",
+                                      "cuEventSynchronize",
+                                      "cuCtxSynchronize",
+                                      "cuMemAlloc_v2",
+                                      "cuMemFree_v2",
+                                      "cuMemHostAlloc",
+                                      "cuMemFreeHost",
+                                      "cuEventDestroy_v2",
+                                      "cuStreamDestroy_v2",
+                                      "cuMemHostRegister_v2",
+                                      "cuStreamCreateWithPriority"};
 enum { WAITING = sizeof(waiting) / sizeof(waiting[0]), WARM = 3, COUNTED = 4 };
 
 static int count(struct train_rank *r, unsigned long *out)
@@ -81,10 +88,10 @@ static int run(int (*body)(pld_runtime *, void *), struct train *t)
 
 static void test_steady(void)
 {
-    static struct train two = {.mesh = "dp=2", .ranks = 2, .microbatches = 2, .own_stream = 1,
-                               .side = 1};
-    static struct train four = {.mesh = "dp=2,pp=2", .ranks = 4, .microbatches = 4,
-                                .own_stream = 1};
+    static struct train two = {
+        .mesh = "dp=2", .ranks = 2, .microbatches = 2, .own_stream = 1, .side = 1};
+    static struct train four = {
+        .mesh = "dp=2,pp=2", .ranks = 4, .microbatches = 4, .own_stream = 1};
 
     ok(run(steady, &two) == 0, "dp=2: steps neither wait nor allocate");
     ok(run(steady, &four) == 0, "dp=2 x pp=2: steps neither wait nor allocate");
@@ -144,10 +151,10 @@ static void test_each(const char *kind, int most, const struct train *how, int c
 
 int main(void)
 {
-    static const struct train two = {.mesh = "dp=2", .ranks = 2, .microbatches = 2,
-                                     .own_stream = 1};
-    static const struct train pipe = {.mesh = "pp=2", .ranks = 2, .microbatches = 3,
-                                      .own_stream = 1};
+    static const struct train two = {
+        .mesh = "dp=2", .ranks = 2, .microbatches = 2, .own_stream = 1};
+    static const struct train pipe = {
+        .mesh = "pp=2", .ranks = 2, .microbatches = 3, .own_stream = 1};
     static struct train first = {.mesh = "dp=1", .ranks = 1, .microbatches = 1};
 
     (void)setenv("FAKE_CUDA_DEVICES", "4", 0);
@@ -165,7 +172,7 @@ int main(void)
     test_steady();
     ok(live("device bytes") == 0 && live("pinned bytes") == 0 && live("streams") == 0 &&
            live("events") == 0,
-       "everything was given back: %lu, %lu bytes, %lu streams, %lu events",
-       live("device bytes"), live("pinned bytes"), live("streams"), live("events"));
+       "everything was given back: %lu, %lu bytes, %lu streams, %lu events", live("device bytes"),
+       live("pinned bytes"), live("streams"), live("events"));
     return tap_done();
 }

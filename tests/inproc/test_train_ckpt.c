@@ -102,8 +102,7 @@ static int remove_one(const char *path, const struct stat *about, int kind, stru
     return remove(path);
 }
 
-static void compare(const char *mesh, int ranks, int saved_on_device, int async,
-                    size_t ring)
+static void compare(const char *mesh, int ranks, int saved_on_device, int async, size_t ring)
 {
     static const char *const places[] = {"host", "GPU"};
     char directory[] = "/tmp/polder-train-XXXXXX";
@@ -113,7 +112,10 @@ static void compare(const char *mesh, int ranks, int saved_on_device, int async,
     if (whole == NULL || rest == NULL || mkdtemp(directory) == NULL)
         abort();
     *whole = (struct trial){.t = {.mesh = mesh, .ranks = ranks, .microbatches = 2},
-                            .directory = directory, .async = async, .test = async, .ring = ring,
+                            .directory = directory,
+                            .async = async,
+                            .test = async,
+                            .ring = ring,
                             .codec = async ? PLD_CKPT_RAW : PLD_CKPT_ZSTD};
     *rest = *whole;
     rest->load = 1;
@@ -158,7 +160,9 @@ static void test_leave(void)
     if (c == NULL || mkdtemp(directory) == NULL)
         abort();
     *c = (struct trial){.t = {.mesh = "dp=2", .ranks = 2, .microbatches = 2, .on_device = 1},
-                        .directory = directory, .async = 1, .ring = 4000};
+                        .directory = directory,
+                        .async = 1,
+                        .ring = 4000};
     ok(inproc_run_with(2, leave, c, &opts) == 0, "a save that nobody waits for is lost, no other");
     (void)nftw(directory, remove_one, 8, FTW_DEPTH | FTW_PHYS);
     free(c);

@@ -38,8 +38,8 @@ static int add_all(struct train_rank *r)
     TRAIN_TRY(pld_params_set_stream(r->params, r->stream));
     for (int d = 0; d < DTYPES; d++) {
         char name[8];
-        const pld_param p = {PLD_OPTS(pld_param), .name = name, .ndim = 1, .shape = {COUNT},
-                             .dtype = (pld_dtype)d, .decay = d % 2};
+        const pld_param p = {PLD_OPTS(pld_param), .name = name,          .ndim = 1,
+                             .shape = {COUNT},    .dtype = (pld_dtype)d, .decay = d % 2};
 
         (void)snprintf(name, sizeof(name), "t%d", d);
         TRAIN_TRY(pld_params_add(r->params, &p, NULL));
@@ -90,8 +90,8 @@ static int step(pld_runtime *rt, struct train_rank *r, struct run *c, int n)
 static int arguments(pld_runtime *rt, struct train_rank *r)
 {
     float host[2][4];
-    const pld_param p = {PLD_OPTS(pld_param), .name = "x", .ndim = 1, .shape = {4},
-                         .value = host[0], .grad = host[1]};
+    const pld_param p = {PLD_OPTS(pld_param), .name = "x",      .ndim = 1,
+                         .shape = {4},        .value = host[0], .grad = host[1]};
     pld_params *params = NULL;
 
     CHECK(rt, pld_params_create(r->mesh, &params) == 0);

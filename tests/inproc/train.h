@@ -49,7 +49,7 @@ struct train_rank {
     pld_stream stream, side;
     pld_event event;
     int stage, stages, dp_rank;
-    int w, v; /* tensors; v < 0: none */
+    int w, v;              /* tensors; v < 0: none */
     float *input, *target; /* [microbatches][WIDTH] */
     float *scratch, *by;
     void *outside[2];
@@ -222,7 +222,7 @@ static inline int train_data(struct train_rank *r)
     r->scratch = train_alloc(r, sizeof(float) * WIDTH);
     r->by = train_alloc(r, bytes);
     if (!(data != NULL && r->input != NULL && r->target != NULL && r->scratch != NULL &&
-                     r->by != NULL))
+          r->by != NULL))
         return PLD_ERR_DEVMEM;
     for (int m = 0; m < r->t->microbatches; m++)
         for (int i = 0; i < WIDTH; i++)
