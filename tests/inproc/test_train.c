@@ -58,6 +58,33 @@ static void compare(const char *what, const struct train *how)
     free(gpu);
 }
 
+/* A callback that fails is everybody's error at the end of the step, and nobody hangs. */
+static int failing(pld_runtime *rt, void *context)
+{
+    struct train *t = context;
+    struct train_rank r;
+
+    CHECK(rt, train_begin(rt, t, &r) == 0);
+    CHECK(rt, pld_pipe_step(r.pipe) == PLD_ERR_IO);
+    CHECK(rt, strstr(pld_last_error(), "forward of microbatch 2 in stage 1 returned") != NULL);
+    CHECK(rt, pld_pipe_step(r.pipe) == PLD_ERR_STATE);
+    train_close(&r);
+    return 0;
+}
+
+static void test_failing(void)
+{
+    const pld_runtime_opts opts = {PLD_OPTS(pld_runtime_opts), .timeout = 60, .device = "cuda"};
+    struct train *t = calloc(1, sizeof(*t));
+
+    if (t == NULL)
+        abort();
+    *t = (struct train){.mesh = "pp=3", .ranks = 3, .microbatches = 5, .on_device = 1,
+                        .own_stream = 1, .fails = 3};
+    ok(inproc_run_with(3, failing, t, &opts) == 0, "a callback fails: one sentence on all stages");
+    free(t);
+}
+
 int main(void)
 {
     static const struct train runs[] = {
@@ -82,5 +109,6 @@ int main(void)
     (void)setenv("FAKE_CUDA_DEVICES", "4", 0);
     for (size_t i = 0; i < sizeof(runs) / sizeof(runs[0]); i++)
         compare(names[i], &runs[i]);
+    test_failing();
     return tap_done();
 }

@@ -30,6 +30,7 @@ struct train {
     int own_stream, side;   /**< gradients also come from a second stream */
     int outside;            /**< the stage's tensor is the caller's memory */
     double clip;
+    int fails; /**< microbatch at which forward of stage 1 fails, from 1; 0: none */
     float value[TRAIN_MAX_RANKS][MOST_VALUES];
     pld_step_report report[TRAIN_MAX_RANKS];
     int code[TRAIN_MAX_RANKS];
@@ -123,7 +124,8 @@ static inline int train_forward(void *context, int stage, int microbatch, const 
                             train_f32(r, r->w, 0), NULL};
     int n = 2;
 
-    (void)stage;
+    if (stage == 1 && microbatch + 1 == r->t->fails)
+        return PLD_ERR_IO;
     if (r->v >= 0)
         srcs[n++] = train_f32(r, r->v, 0);
     /* The last stage's output is needed by its backward alone, which forms it again. */
