@@ -61,7 +61,9 @@ static int wrong_arguments(struct rank *r)
     pldi_nccl_comm comm = NULL;
     void *handle = NULL;
     float host = 0, *x;
+    int version = 0;
 
+    HOLDS(ncclGetVersion(&version) == 0 && version == 22809);
     HOLDS(ncclCommInitRankConfig(&comm, 1, r->ids[1], 0, NULL) == PLDI_NCCL_CUDA_ERROR);
     HOLDS(rank_open(r) == 0);
     x = number(r);
