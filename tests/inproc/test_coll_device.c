@@ -446,6 +446,52 @@ static int body_messages(pld_runtime *rt, void *context)
     return rc;
 }
 
+/* ---- Streams ---- */
+
+enum { STREAMS = 3, ROUNDS = 12, HALVES = 4096 };
+
+/* Sums of one group in several streams at once share its scratch, and must not meet there. */
+static int body_streams(pld_runtime *rt, void *context)
+{
+    pld_group *g = pld_runtime_world(rt);
+    pld_device *device = pld_runtime_device(rt);
+    const struct trial t = {.dtype = PLD_BF16, .op = PLD_SUM, .count = HALVES};
+    const struct setting setting = {.path = "nccl"};
+    struct buffers b[STREAMS] = {{0}};
+    pld_request *request = NULL;
+
+    (void)context;
+    for (int i = 0; i < STREAMS; i++) {
+        CHECK(rt, open_buffers(rt, &b[i]) == 0);
+        fill(&t, &setting, pld_group_rank(g) + 10 * i, b[i].init[0], HALVES);
+        memcpy(b[i].want[0], b[i].init[0], HALVES * 2);
+        CHECK(rt, pld_allreduce(g, b[i].want[0], b[i].want[0], HALVES, PLD_BF16, PLD_SUM, NULL) ==
+                      0);
+    }
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int i = 0; i < STREAMS; i++) {
+            const pld_coll_opts o = {PLD_OPTS(pld_coll_opts), .stream = b[i].stream,
+                                     .request = i == STREAMS - 1 ? &request : NULL};
+
+            CHECK(rt, pld_device_copy(device, b[i].device[0], b[i].init[0], HALVES * 2,
+                                      b[i].stream) == 0);
+            CHECK(rt, pld_allreduce(g, b[i].device[0], b[i].device[0], HALVES, PLD_BF16, PLD_SUM,
+                                    &o) == 0);
+        }
+        CHECK(rt, pld_request_after(&request, b[STREAMS - 1].stream) == 0);
+        for (int i = 0; i < STREAMS; i++)
+            CHECK(rt, pld_device_copy(device, b[i].got[0], b[i].device[0], HALVES * 2,
+                                      b[i].stream) == 0);
+        for (int i = 0; i < STREAMS; i++) {
+            CHECK(rt, pld_stream_wait(device, b[i].stream) == 0);
+            CHECK(rt, memcmp(b[i].got[0], b[i].want[0], HALVES * 2) == 0);
+        }
+    }
+    for (int i = 0; i < STREAMS; i++)
+        close_buffers(rt, &b[i]);
+    return 0;
+}
+
 /* ---- Arguments ---- */
 
 static int body_arguments(pld_runtime *rt, void *context)
@@ -493,6 +539,8 @@ int main(void)
         ok(device_run(ranks, "staged", 60, body_messages, NULL) == 0,
            "pinned memory: messages, %d ranks", ranks);
     }
+    ok(device_run(3, "nccl", 60, body_streams, NULL) == 0,
+       "sums of a group in several streams do not disturb each other");
     ok(device_run(2, "nccl", 60, body_arguments, NULL) == 0,
        "buffers of two kinds are refused; explain and tuning say which sums");
     ok(device_live_comms() == 0 && device_live("streams") == 0 && device_live("events") == 0 &&
