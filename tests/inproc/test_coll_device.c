@@ -464,9 +464,8 @@ static int body_streams(pld_runtime *rt, void *context)
     for (int i = 0; i < STREAMS; i++) {
         CHECK(rt, open_buffers(rt, &b[i]) == 0);
         fill(&t, &setting, pld_group_rank(g) + 10 * i, b[i].init[0], HALVES);
-        memcpy(b[i].want[0], b[i].init[0], HALVES * 2);
-        CHECK(rt, pld_allreduce(g, b[i].want[0], b[i].want[0], HALVES, PLD_BF16, PLD_SUM, NULL) ==
-                      0);
+        CHECK(rt, pld_reduce_scatter(g, b[i].init[0], b[i].want[0], HALVES / 4, PLD_BF16, PLD_SUM,
+                                     NULL) == 0);
     }
     for (int round = 0; round < ROUNDS; round++) {
         for (int i = 0; i < STREAMS; i++) {
@@ -475,16 +474,16 @@ static int body_streams(pld_runtime *rt, void *context)
 
             CHECK(rt, pld_device_copy(device, b[i].device[0], b[i].init[0], HALVES * 2,
                                       b[i].stream) == 0);
-            CHECK(rt, pld_allreduce(g, b[i].device[0], b[i].device[0], HALVES, PLD_BF16, PLD_SUM,
-                                    &o) == 0);
+            CHECK(rt, pld_reduce_scatter(g, b[i].device[0], b[i].device[1], HALVES / 4, PLD_BF16,
+                                         PLD_SUM, &o) == 0);
         }
         CHECK(rt, pld_request_after(&request, b[STREAMS - 1].stream) == 0);
         for (int i = 0; i < STREAMS; i++)
-            CHECK(rt, pld_device_copy(device, b[i].got[0], b[i].device[0], HALVES * 2,
+            CHECK(rt, pld_device_copy(device, b[i].got[0], b[i].device[1], HALVES / 2,
                                       b[i].stream) == 0);
         for (int i = 0; i < STREAMS; i++) {
             CHECK(rt, pld_stream_wait(device, b[i].stream) == 0);
-            CHECK(rt, memcmp(b[i].got[0], b[i].want[0], HALVES * 2) == 0);
+            CHECK(rt, memcmp(b[i].got[0], b[i].want[0], HALVES / 2) == 0);
         }
     }
     for (int i = 0; i < STREAMS; i++)
