@@ -462,9 +462,8 @@ static int decide(struct pldi_gpu *gpu, const struct said *all, int size)
         (void)snprintf(gpu->note, sizeof(gpu->note), "POLDER_DEVICE_PATH is staged");
     else if (missing >= 0)
         (void)snprintf(gpu->note, sizeof(gpu->note), "rank %d: %s", missing,
-                       missing == gpu->world->rank
-                           ? gpu->device->ops->comm_note(gpu->device)
-                           : "NCCL cannot be used there");
+                       missing == gpu->world->rank ? gpu->device->ops->comm_note(gpu->device)
+                                                   : "NCCL cannot be used there");
     else if (shares >= 0 && !all[0].share)
         (void)snprintf(gpu->note, sizeof(gpu->note),
                        "rank %d shares its GPU with %d others; POLDER_SHARED_GPU=nccl tries NCCL "

@@ -32,9 +32,9 @@ enum kind {
 };
 
 static const char *const names[KINDS] = {
-    "allreduce",   "reduce",           "reduce_scatter",       "reduce_scatter_v", "allgather",
-    "allgather_v", "broadcast",        "alltoall",             "alltoall_v",       "gather",
-    "gather_v",    "scatter",          "scatter_v",            "allreduce_list",   "reduce_scatter_list",
+    "allreduce",      "reduce",        "reduce_scatter", "reduce_scatter_v", "allgather",
+    "allgather_v",    "broadcast",     "alltoall",       "alltoall_v",       "gather",
+    "gather_v",       "scatter",       "scatter_v",      "allreduce_list",   "reduce_scatter_list",
     "allgather_list", "broadcast_list"};
 
 /* How the end is waited for. */
@@ -195,8 +195,7 @@ static int call(pld_group *g, const struct trial *t, char *const base[2], const 
 }
 
 /* Whole numbers from 0 to 4, or, where order and rounding are the host's, anything finite. */
-static void fill(const struct trial *t, const struct setting *setting, int rank, char *to,
-                 size_t n)
+static void fill(const struct trial *t, const struct setting *setting, int rank, char *to, size_t n)
 {
     const int half = t->dtype == PLD_F16 || t->dtype == PLD_BF16;
     const int whole = t->dtype == PLD_I64 || t->dtype == PLD_I32 || t->dtype == PLD_U32 ||
@@ -290,8 +289,7 @@ static int run_trial(pld_runtime *rt, pld_group *g, const struct trial *t,
         CHECK(rt, pld_device_copy(device, b->got[i], b->device[i], bytes, b->stream) == 0);
     CHECK(rt, pld_stream_wait(device, b->stream) == 0);
     for (int i = 0; i < 2; i++) {
-        const int equal =
-            is_equal(t, b->got[i], b->want[i], bytes, is_rounded(t, setting, size));
+        const int equal = is_equal(t, b->got[i], b->want[i], bytes, is_rounded(t, setting, size));
 
         if (!equal)
             printf("# %s %s[%zu] %s op %d mode %d in_place %d root %d of %d ranks: buffer %d "
