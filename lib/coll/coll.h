@@ -26,8 +26,9 @@
 #include "transport/transport.h"
 
 enum {
-    PLDI_SMALL_BYTES = 16384, /**< what travels with the opening */
+    PLDI_SMALL_BYTES = 16384, /**< what travels with the opening, for one rank */
     PLDI_DIRECT_RANKS = 8,    /**< up to here every rank talks to every other at once */
+    PLDI_HALL_RANKS = 64,     /**< on few nodes: up to here each hears of each */
     PLDI_LANES = 2,           /**< chunks under way at a time: one moves, one is reduced */
     PLDI_TEXT_BYTES = 1024,
     PLDI_TAG_BYTES = 60,
@@ -86,6 +87,8 @@ struct pldi_opening {
     char tag[PLDI_TAG_BYTES];   /**< the caller's name for the operation */
     char site[PLDI_SITE_BYTES]; /**< where it was called */
 };
+_Static_assert(2 * (int)PLDI_HALL_RANKS <= (int)PLDI_COUNTS,
+               "alltoall_v's, of the sent and received");
 _Static_assert(sizeof(struct pldi_opening) == 192, "data that follow are aligned");
 
 /** All that one rank said; for the verdict. */
@@ -96,14 +99,6 @@ struct pldi_word {
 };
 
 enum { PLDI_SLOT_BYTES = (int)sizeof(struct pldi_opening) + PLDI_COUNTS * 8 + PLDI_SMALL_BYTES };
-
-/** What log2(size) rounds carry if there are too many ranks to talk to each. */
-struct pldi_digest {
-    struct pldi_opening low, high; /**< smallest and largest print */
-    struct pldi_opening bad;       /**< of the lowest rank with a code; rank INT32_MAX: none */
-    char text[PLDI_TEXT_BYTES];
-    uint64_t counts[2][PLDI_COUNTS]; /**< of low and high */
-};
 
 /** A chunk's way through the two stages of an operation. */
 struct pldi_lane {
@@ -154,6 +149,7 @@ struct pld_request {
     } mail;
     unsigned waits;           /**< fruitless steps, for looking after the others now and then */
     double looked;            /**< when that was last done */
+    const pld_request *whole; /**< what it is a part of, inside a node; NULL: nothing */
     const char *name;         /**< the caller's tag */
     uint64_t ticket;          /**< of the recorder */
     int started;              /**< and it knows that all have come */
@@ -193,6 +189,7 @@ struct pld_group {
     const struct pldi_kernels *kernels;
     int rank, size;
     uint64_t sequence;
+    size_t small_bytes; /**< that travel with an opening, for one rank; 0: a digest does */
     size_t chunk_bytes; /**< of messages of large operations, for each peer; equal on all ranks */
     int broken;         /**< the code that ended communication in this group */
     pld_request *first, *last;
@@ -206,7 +203,8 @@ struct pld_group {
     const struct pldi_tuning *tuning; /**< the runtime's; NULL: the defaults */
     struct pldi_tuning *own_tuning;   /**< of pld_group_set_tuning() */
     int reproducible;                 /**< sums by the canonical tree */
-    uint64_t crossed; /**< bytes of collective operations that this rank sent to other nodes */
+    uint64_t crossed;   /**< bytes of collective operations that this rank sent to other nodes */
+    uint64_t crossings; /**< messages of them */
     struct pldi_health_group *health; /**< NULL: not recorded (yet) */
     uint64_t splits;
     int check;                 /**< messages are announced first */
@@ -251,6 +249,8 @@ const unsigned char *pldi_open_data(const pld_group *group, int rank);
 /** Test what is active among n transfers; wants may be NULL.  1: none is active any more. */
 int pldi_xfers_test(pld_group *group, struct pldi_xfer *xfers, const size_t *wants, int n,
                     int *moved);
+/** The first n of the group's own transfers, likewise. */
+int pldi_work_test(pld_group *group, int n, int *moved);
 /** isend() of the group's transport, for collective operations: counts what leaves the node. */
 int pldi_send_part(pld_group *group, const void *buf, size_t bytes, int peer, int tag,
                    struct pldi_xfer *x);

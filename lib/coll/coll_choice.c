@@ -50,6 +50,16 @@ static const struct pldi_rule defaults[] = {
     {ANY, ANY, NODES(1, NO_END), {0, END}, PLDI_FLAT, CHUNK},
 };
 
+/* What all ranks of a node send to another is one message, as long as that of few ranks. */
+size_t pldi_small_most(int ranks, int nodes)
+{
+    if (ranks <= PLDI_DIRECT_RANKS)
+        return PLDI_SMALL_BYTES;
+    if (nodes > PLDI_DIRECT_RANKS || ranks > PLDI_HALL_RANKS)
+        return 0;
+    return (size_t)PLDI_DIRECT_RANKS * PLDI_SMALL_BYTES / (size_t)ranks / 16 * 16;
+}
+
 static int is_power_of_two(int n)
 {
     return (n & (n - 1)) == 0;
@@ -117,8 +127,9 @@ static int is_small(const struct pldi_facts *f)
     const enum pldi_cut *cut = pldi_shape((enum pldi_kind)f->kind)->cut;
     const int blocks = cut[PLDI_SENT] == PLDI_BLOCKS || cut[PLDI_RECEIVED] == PLDI_BLOCKS;
 
-    return f->ranks <= PLDI_DIRECT_RANKS &&
-           f->bytes / (uint64_t)(blocks ? f->ranks : 1) <= PLDI_SMALL_BYTES;
+    const size_t most = pldi_small_most(f->ranks, f->nodes);
+
+    return most > 0 && f->bytes / (uint64_t)(blocks ? f->ranks : 1) <= most;
 }
 
 struct pldi_choice pldi_choose(const struct pldi_facts *facts, const struct pldi_tuning *tuning)

@@ -46,6 +46,9 @@ struct pldi_tuning {
     struct pldi_rule rules[];
 };
 
+/** Bytes for one rank that travel with the openings of so many; 0: none do. */
+size_t pldi_small_most(int ranks, int nodes);
+
 /** Whether the algorithm can do it at all. */
 int pldi_choice_fits(const struct pldi_facts *facts, enum pldi_algorithm algorithm);
 

@@ -47,13 +47,26 @@ int pldi_xfers_test(pld_group *group, struct pldi_xfer *xfers, const size_t *wan
     return active == 0;
 }
 
+int pldi_work_test(pld_group *group, int n, int *moved)
+{
+    const int received = pldi_xfers_test(group, group->work.recvs, NULL, n, moved);
+    int sent;
+
+    PLDI_TRY(received);
+    sent = pldi_xfers_test(group, group->work.sends, NULL, n, moved);
+    PLDI_TRY(sent);
+    return received && sent;
+}
+
 int pldi_send_part(pld_group *group, const void *buf, size_t bytes, int peer, int tag,
                    struct pldi_xfer *x)
 {
     const struct pldi_nodes *n = group->nodes;
 
-    if (n != NULL && n->node_of[peer] != n->node_of[group->rank])
+    if (n != NULL && n->node_of[peer] != n->node_of[group->rank]) {
         group->crossed += bytes;
+        group->crossings++;
+    }
     return group->transport->ops->isend(group->transport, buf, bytes, peer, tag, x);
 }
 
@@ -152,7 +165,7 @@ static int step_data(pld_request *op, int *moved)
 {
     if (pldi_route_carries(op))
         return pldi_route_step(op, moved);
-    if (op->state == PLDI_OPENED && op->group->size <= PLDI_DIRECT_RANKS)
+    if (op->state == PLDI_OPENED && op->group->small_bytes > 0)
         pldi_small_finish(op);
     return op->chunks == 0 ? 1 : pldi_lane_step(op, moved);
 }

@@ -158,7 +158,11 @@ int pldi_team_lost(pld_request *op);
 /** Called where a step found nothing to do: an error if it never will. */
 int pldi_team_waits(pld_request *op);
 
-/** Whether it is time to look after the others again; and whether one has left or given up. */
+/** The group whose team is where this rank meets others of its node; it may have none. */
+const pld_group *pldi_team_group(const pld_group *group);
+
+/** Whether it is time to look after the others again; and whether one of the team, by its
+ *  number there, has left or given up. */
 int pldi_team_should_look(pld_request *op);
 int pldi_team_look(const pld_request *op, int rank);
 

@@ -21,6 +21,7 @@
 #include "base/base_err.h"
 #include "base/base_hash.h"
 #include "base/base_mem.h"
+#include "coll/coll_nodes.h"
 #include "coll/coll_shape.h"
 #include "coll/coll_shm.h"
 #include "coll/coll_shm_mail.h"
@@ -205,11 +206,26 @@ static int has_done(const pld_request *op, int rank)
     return 1;
 }
 
+const pld_group *pldi_team_group(const pld_group *group)
+{
+    return group->team == NULL && group->nodes != NULL ? group->nodes->local : group;
+}
+
+/* Who that rank of the team is in the group of the call that op is, or is a part of. */
+static int rank_in_call(const pld_group *caller, const pld_group *team, int rank)
+{
+    const struct pldi_nodes *n = caller->nodes;
+
+    return caller == team ? rank : n->by_node[n->starts[n->node_of[caller->rank]] + rank];
+}
+
 int pldi_team_look(const pld_request *op, int rank)
 {
-    const struct pldi_team *team = op->group->team;
+    const pld_request *call = op->whole != NULL ? op->whole : op;
+    const pld_group *group = pldi_team_group(op->group);
+    const struct pldi_team *team = group->team;
     const struct pldi_neighbour *n = &team->node->ranks[team->world[rank]];
-    struct pldi_transport *t = op->group->transport;
+    struct pldi_transport *t = group->transport;
     const int broken = atomic_load(&pldi_team_seat(team, rank)->progress.broken);
     const int gone =
         t->ops->gone != NULL ? t->ops->gone(t, rank) : pldi_shm_ended(n->pid, n->watch);
@@ -218,10 +234,11 @@ int pldi_team_look(const pld_request *op, int rank)
 
     if (!broken && !gone)
         return PLD_OK;
-    if (op->kind != PLDI_SEND && op->kind != PLDI_RECV)
-        (void)snprintf(before, sizeof(before), "it finished %s #%llu", pldi_kind_name(op->kind),
-                       (unsigned long long)op->print.sequence);
-    pldi_health_last(op->group->health, rank, last, sizeof(last));
+    if (call->kind != PLDI_SEND && call->kind != PLDI_RECV)
+        (void)snprintf(before, sizeof(before), "it finished %s #%llu", pldi_kind_name(call->kind),
+                       (unsigned long long)call->print.sequence);
+    rank = rank_in_call(call->group, group, rank);
+    pldi_health_last(call->group->health, rank, last, sizeof(last));
     if (gone)
         return pldi_fail(PLD_ERR_PEER, "rank %d (process %lld) ended before %s%s", rank,
                          (long long)n->pid, before, last);
