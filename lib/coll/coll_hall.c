@@ -16,6 +16,7 @@
 #include "coll/coll_hall.h"
 
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/base_err.h"
@@ -45,6 +46,14 @@ struct mark {
     _Atomic uint64_t n;
     unsigned char gap[LINE - 8];
 };
+
+/* What a rank has at the beginning of its seat. */
+struct head {
+    struct mark come;
+    _Atomic int code; /* with which it gave up, and why */
+    char text[PLDI_TEXT_BYTES - 4];
+};
+_Static_assert(sizeof(struct head) % LINE == 0, "whole lines");
 
 struct pldi_hall {
     struct pldi_shm shm;
@@ -76,7 +85,7 @@ static unsigned char *seat(const struct pldi_hall *h, int index)
     return h->shm.data + (size_t)index * h->seat_bytes;
 }
 
-static struct mark *mark_of(const struct pldi_hall *h, int index)
+static struct head *head_of(const struct pldi_hall *h, int index)
 {
     return (void *)seat(h, index);
 }
@@ -89,7 +98,7 @@ static int set_of(const struct pldi_hall *h)
 /* Of the set in use: [n], where a rank's packets begin, and those packets. */
 static uint64_t *places(const struct pldi_hall *h, int index)
 {
-    return (void *)(seat(h, index) + sizeof(struct mark) +
+    return (void *)(seat(h, index) + sizeof(struct head) +
                     (size_t)set_of(h) * padded((size_t)h->nodes->n * sizeof(uint64_t), LINE));
 }
 
@@ -160,7 +169,7 @@ static size_t lay_out(struct pldi_hall *h)
         h->in_at[n->n] = padded(sizeof(struct pldi_digest), LINE);
     h->out_bytes = padded(all, LINE);
     h->seat_bytes =
-        sizeof(struct mark) + 2 * padded((size_t)n->n * sizeof(uint64_t), LINE) + 2 * h->out_bytes;
+        sizeof(struct head) + 2 * padded((size_t)n->n * sizeof(uint64_t), LINE) + 2 * h->out_bytes;
     return (size_t)h->ranks * h->seat_bytes + sizeof(struct mark) + 2 * h->in_at[n->n];
 }
 
@@ -400,7 +409,7 @@ int pldi_hall_begin(pld_request *op)
     h->seen = 0;
     h->phase = GATHERING;
     write_packets(op);
-    set_mark(h, mark_of(h, h->index));
+    set_mark(h, &head_of(h, h->index)->come);
     return h->index == LEADER && h->direct ? expect_bundles(op->group) : PLD_OK;
 }
 
@@ -414,7 +423,7 @@ static int waits(pld_request *op)
     for (int i = 0; i < h->ranks; i++) {
         const int rc = i != h->index ? pldi_team_look(op, i) : PLD_OK;
 
-        if (rc < 0 && (!is_at(h, mark_of(h, i)) || (i == LEADER && !is_at(h, told(h)))))
+        if (rc < 0 && (!is_at(h, &head_of(h, i)->come) || (i == LEADER && !is_at(h, told(h)))))
             return rc;
     }
     return 0;
@@ -422,7 +431,7 @@ static int waits(pld_request *op)
 
 static int all_here(struct pldi_hall *h)
 {
-    while (h->seen < h->ranks && is_at(h, mark_of(h, h->seen)))
+    while (h->seen < h->ranks && is_at(h, &head_of(h, h->seen)->come))
         h->seen++;
     return h->seen == h->ranks;
 }
@@ -455,6 +464,24 @@ int pldi_hall_meet(pld_request *op, int *moved)
         return waits(op);
     *moved = 1;
     return 1;
+}
+
+void pldi_hall_break(struct pldi_hall *hall, int code)
+{
+    struct head *mine = head_of(hall, hall->index);
+
+    if (atomic_load_explicit(&mine->code, memory_order_relaxed) != 0)
+        return;
+    (void)snprintf(mine->text, sizeof(mine->text), "%s", pld_last_error());
+    atomic_store_explicit(&mine->code, code, memory_order_release);
+}
+
+int pldi_hall_broken(const struct pldi_hall *hall, int index)
+{
+    struct head *theirs = head_of(hall, index);
+    const int code = atomic_load_explicit(&theirs->code, memory_order_acquire);
+
+    return code < 0 ? pldi_fail(code, "%s", theirs->text) : PLD_OK;
 }
 
 const struct pldi_word *pldi_hall_words(const pld_group *group)

@@ -23,6 +23,10 @@ void pldi_hall_detach(struct pldi_hall **hall);
 int pldi_hall_begin(pld_request *op);
 int pldi_hall_meet(pld_request *op, int *moved);
 
+/** This rank gives up, for the reason of pld_last_error(); that of another one of the node. */
+void pldi_hall_break(struct pldi_hall *hall, int code);
+int pldi_hall_broken(const struct pldi_hall *hall, int index);
+
 /** Few nodes: what each rank of the group said, and its data for this one. */
 const struct pldi_word *pldi_hall_words(const pld_group *group);
 const unsigned char *pldi_hall_data(const pld_group *group, int rank);

@@ -15,6 +15,7 @@
 #include "coll/coll.h"
 #include "coll/coll_break.h"
 #include "coll/coll_check.h"
+#include "coll/coll_hall.h"
 #include "coll/coll_health.h"
 #include "coll/coll_nodes.h"
 #include "coll/coll_route.h"
@@ -96,6 +97,8 @@ static int break_group(pld_group *group, int code)
 {
     pld_group *local = group->nodes != NULL ? group->nodes->local : NULL;
 
+    if (group->nodes != NULL && group->nodes->hall != NULL)
+        pldi_hall_break(group->nodes->hall, code);
     pldi_work_cancel(group);
     pldi_route_cancel(group);
     group->broken = code;

@@ -21,6 +21,7 @@
 #include "base/base_err.h"
 #include "base/base_hash.h"
 #include "base/base_mem.h"
+#include "coll/coll_hall.h"
 #include "coll/coll_nodes.h"
 #include "coll/coll_shape.h"
 #include "coll/coll_shm.h"
@@ -234,6 +235,8 @@ int pldi_team_look(const pld_request *op, int rank)
 
     if (!broken && !gone)
         return PLD_OK;
+    if (call->group->nodes != NULL && call->group->nodes->hall != NULL)
+        PLDI_TRY(pldi_hall_broken(call->group->nodes->hall, rank));
     if (call->kind != PLDI_SEND && call->kind != PLDI_RECV)
         (void)snprintf(before, sizeof(before), "it finished %s #%llu", pldi_kind_name(call->kind),
                        (unsigned long long)call->print.sequence);
