@@ -17,10 +17,11 @@
 #include "tap.h"
 
 /* By messages, or which ranks have their buffers in shared memory. */
-enum way { DIRECT, SLOTS, MESSAGES, SEND_ONLY, RECV_ONLY, FIRST_ONLY, ALL_BUT_LAST, WAYS };
+enum way { DIRECT, SLOTS, MESSAGES, NODES, SEND_ONLY, RECV_ONLY, FIRST_ONLY, ALL_BUT_LAST, WAYS };
 static const char *const ways[] = {"shared buffers",
                                    "slots",
                                    "messages",
+                                   "two nodes",
                                    "only send buffers shared",
                                    "only receive buffers",
                                    "only rank 0's buffers",
@@ -118,6 +119,7 @@ static int in_shared(const struct test *t, int side)
     case ALL_BUT_LAST:
         return t->rank != t->size - 1;
     case DIRECT:
+    case NODES:
     case WAYS:
         break;
     }
@@ -143,7 +145,8 @@ static int open_test(pld_runtime *rt, const struct job *job, struct test *t)
         memset(base, 0x5a, t->room + 2 * EDGE);
         t->bases[i] = base;
     }
-    CHECK(rt, (t->world->team != NULL) == (job->way != MESSAGES && t->size > 1));
+    CHECK(rt,
+          (t->world->team != NULL) == (job->way != MESSAGES && job->way != NODES && t->size > 1));
     /* Nothing is under way: all ranks may change what they agree on. */
     CHECK(rt, pld_barrier(t->world, NULL) == 0);
     t->world->chunk_bytes = PIECE;
@@ -504,10 +507,8 @@ static int every_case(pld_runtime *rt, void *context)
 
 static void set_way(enum way way)
 {
-    if (way == MESSAGES)
-        (void)setenv("POLDER_SHM", "0", 1);
-    else
-        (void)unsetenv("POLDER_SHM");
+    (void)(way == MESSAGES ? setenv("POLDER_SHM", "0", 1) : unsetenv("POLDER_SHM"));
+    (void)(way == NODES ? setenv("POLDER_FAKE_NODES", "2", 1) : unsetenv("POLDER_FAKE_NODES"));
 }
 
 int main(void)
@@ -522,8 +523,9 @@ int main(void)
             continue;
         make_job(&job);
         for (int way = 0; way < WAYS; way++) {
-            if (way > MESSAGES &&
-                (ranks == 1 || ranks > EXACT_RANKS || (PATTERN_SLOW && ranks != 3)))
+            if (way == NODES && ranks < 3)
+                continue;
+            if (way > NODES && (ranks == 1 || ranks > EXACT_RANKS || (PATTERN_SLOW && ranks != 3)))
                 continue;
             job.way = (enum way)way;
             set_way(job.way);
