@@ -56,9 +56,9 @@ static int find_node(pld_runtime *rt)
     }
     if (rc == PLD_OK) {
         pldi_topo_node(places, rank, size, &rt->node);
-        pldi_engine_set_cores(rt->engine, rt->node.cpus, rt->node.local_size);
+        pldi_engine_set_cores(rt->engine, rt->node.cpus, rt->node.sharing);
         pldi_topo_homes(places, size, homes);
-        rc = pldi_node_open(rt->world, homes, rt->node.cpus < rt->node.local_size);
+        rc = pldi_node_open(rt->world, homes, rt->node.cpus < rt->node.sharing);
     }
     pldi_free(homes);
     pldi_free(places);

@@ -25,7 +25,8 @@ struct pldi_place {
 struct pldi_node {
     int local_rank; /**< among the ranks of the node, by rank */
     int local_size;
-    int cpus; /**< processors that the node's ranks may use, all together */
+    int cpus;    /**< processors that the node's ranks may use, all together */
+    int sharing; /**< ranks of the machine: more than the node's where nodes are pretended */
 };
 
 /**
