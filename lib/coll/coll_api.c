@@ -18,6 +18,7 @@
 #include "base/base_opts.h"
 #include "coll/coll_call.h"
 #include "coll/coll_health.h"
+#include "coll/coll_shm.h"
 
 enum { MAX_TAG = (1 << 20) - 1, TRIES_AT_ONCE = 3000 };
 
@@ -33,6 +34,14 @@ static int finish(pld_request *op)
     return code;
 }
 
+/* At least those of this rank's node. */
+static int meets_in_memory(const pld_group *group)
+{
+    const pld_group *meets = pldi_team_group(group);
+
+    return meets != NULL && meets->team != NULL;
+}
+
 /*
  * Where ranks meet in shared memory the way through the engine's lists costs as much
  * as the operation.  A bounded number of steps are made here first; what is not done
@@ -44,7 +53,7 @@ static int try_at_once(pld_request *op)
     int tries = 0;
     int rc = 0;
 
-    if (op->group->team == NULL || !pldi_engine_try_enter(engine))
+    if (!meets_in_memory(op->group) || !pldi_engine_try_enter(engine))
         return 0;
     while (rc == 0 && tries < TRIES_AT_ONCE) {
         int moved = 0;

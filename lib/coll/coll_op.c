@@ -218,7 +218,7 @@ static int post_p2p(pld_request *op, size_t bytes)
 static int test_p2p(pld_request *op, int *done)
 {
     pld_group *g = op->group;
-    const int lost = pldi_team_lost(op);
+    const int lost = g->team != NULL ? pldi_team_lost(op, op->peer) : PLD_OK;
     char text[PLDI_TEXT_BYTES];
 
     if (lost < 0)
@@ -252,14 +252,9 @@ static int step_p2p(pld_request *op)
     return done;
 }
 
-static int has_mail(const pld_group *group)
-{
-    return group->team != NULL && group->team->peers != NULL;
-}
-
 static int step_message(pld_request *op, int *moved)
 {
-    return has_mail(op->group) ? pldi_mail_step(op, moved) : step_p2p(op);
+    return pldi_mail_carries(op) ? pldi_mail_step(op, moved) : step_p2p(op);
 }
 
 int pldi_op_give_up(pld_request *op, int code)
@@ -268,7 +263,7 @@ int pldi_op_give_up(pld_request *op, int code)
 
     if (op->kind != PLDI_SEND && op->kind != PLDI_RECV)
         return break_group(op->group, code);
-    if (has_mail(op->group))
+    if (pldi_mail_carries(op))
         pldi_mail_cancel(op);
     else if (op->xfer.active)
         t->ops->cancel(t, &op->xfer);

@@ -151,14 +151,15 @@ struct pldi_seat *pldi_team_seat(const struct pldi_team *team, int rank);
 /** Of the operation under way. */
 struct pldi_notes *pldi_team_notes(const struct pldi_team *team, int rank);
 
-/** Called where a message has not come: PLD_ERR_PEER if its peer ended or gave up.  Looks now
- *  and then. */
-int pldi_team_lost(pld_request *op);
+/** Called where a message has not come: PLD_ERR_PEER if that rank of the team ended or gave
+ *  up.  Looks now and then. */
+int pldi_team_lost(pld_request *op, int rank);
 
 /** Called where a step found nothing to do: an error if it never will. */
 int pldi_team_waits(pld_request *op);
 
-/** The group whose team is where this rank meets others of its node; it may have none. */
+/** The group whose team is where this rank meets others of its node; it may have none.
+ *  NULL: it meets nobody. */
 const pld_group *pldi_team_group(const pld_group *group);
 
 /** Whether it is time to look after the others again; and whether one of the team, by its

@@ -22,6 +22,7 @@
 
 #include "base/base_err.h"
 #include "base/base_mem.h"
+#include "coll/coll_nodes.h"
 #include "coll/coll_shape.h"
 
 /* What an operation does next. */
@@ -89,9 +90,30 @@ static size_t min_size(size_t a, size_t b)
     return a < b ? a : b;
 }
 
+static const struct pldi_team *team_of(const pld_request *op)
+{
+    return pldi_team_group(op->group)->team;
+}
+
+/* The number of the peer in the team. */
+static int place_of(const pld_request *op)
+{
+    return op->group->team != NULL ? op->peer : op->group->nodes->index[op->peer];
+}
+
 static struct pldi_peer *peer_of(const pld_request *op)
 {
-    return &op->group->team->peers[op->peer];
+    return &team_of(op)->peers[place_of(op)];
+}
+
+int pldi_mail_carries(const pld_request *op)
+{
+    const struct pldi_nodes *n = op->group->nodes;
+    const pld_group *meets = pldi_team_group(op->group);
+
+    if (meets == NULL || meets->team == NULL || meets->team->peers == NULL)
+        return 0;
+    return meets == op->group || n->node_of[op->peer] == n->node_of[op->group->rank];
 }
 
 static size_t bytes_of(const pld_request *op)
@@ -114,7 +136,7 @@ static void advance(struct pldi_counter *c)
 /* The offset of a buffer in this rank's heap. */
 static uint64_t find_ref(const pld_request *op, const void *buffer)
 {
-    const struct pldi_team *team = op->group->team;
+    const struct pldi_team *team = team_of(op);
 
     if (!team->direct || team->node->heap == NULL)
         return UINT64_MAX;
@@ -292,9 +314,9 @@ static void ask(pld_request *op)
 /* Between the own buffer and the other's heap. */
 static void copy_piece(pld_request *op)
 {
-    const struct pldi_team *team = op->group->team;
+    const struct pldi_team *team = team_of(op);
     const size_t n = min_size(bytes_of(op) - op->mail.moved, PLDI_MAIL_PIECE);
-    unsigned char *theirs = pldi_team_heap(team, op->peer, op->mail.ref + op->mail.moved);
+    unsigned char *theirs = pldi_team_heap(team, place_of(op), op->mail.ref + op->mail.moved);
     const int stream = bytes_of(op) > team->node->cache_bytes / 4;
 
     if (op->kind == PLDI_SEND)
@@ -393,12 +415,12 @@ static int wait_for(pld_request *op, int *moved)
 {
     int rc;
 
-    if (pldi_team_lost(op) == PLD_OK)
+    if (pldi_team_lost(op, place_of(op)) == PLD_OK)
         return 0;
     rc = move_on(op, moved);
     if (rc != 0 || *moved)
         return rc;
-    return pldi_team_look(op, op->peer);
+    return pldi_team_look(op, place_of(op));
 }
 
 void pldi_mail_cancel(pld_request *op)

@@ -60,7 +60,10 @@ size_t pldi_mail_bytes(int size);
 struct pldi_peer *pldi_mail_create(const struct pldi_team *team, unsigned char *boxes);
 void pldi_mail_destroy(struct pldi_peer **peers, int size);
 
-/** As pldi_op_step() for pld_send() and pld_recv() in a group whose team has mail. */
+/** Whether a message goes this way: where its ranks are decides, so both know. */
+int pldi_mail_carries(const pld_request *op);
+
+/** As pldi_op_step() for pld_send() and pld_recv() that do. */
 int pldi_mail_step(pld_request *op, int *moved);
 
 /** Give it up between two steps. */

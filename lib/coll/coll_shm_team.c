@@ -263,11 +263,11 @@ int pldi_team_should_look(pld_request *op)
     return 1;
 }
 
-int pldi_team_lost(pld_request *op)
+int pldi_team_lost(pld_request *op, int rank)
 {
-    if (op->group->team == NULL || op->peer == op->group->rank || !pldi_team_should_look(op))
-        return PLD_OK;
-    return pldi_team_look(op, op->peer);
+    const struct pldi_team *team = pldi_team_group(op->group)->team;
+
+    return rank == team->rank || !pldi_team_should_look(op) ? PLD_OK : pldi_team_look(op, rank);
 }
 
 /* What a rank did before it left counts: its end is found out first, its work looked at then. */

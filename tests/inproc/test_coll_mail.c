@@ -209,47 +209,75 @@ static int leaves(pld_runtime *rt, void *context)
     return 0;
 }
 
-static int has_mail(pld_runtime *rt, void *context)
-{
-    const pld_group *world = pld_runtime_world(rt);
+enum way { SHARED, ONE_NODE, TRANSPORT };
+static const char *const ways[] = {"shared memory", "shared memory of one of two nodes",
+                                   "transport"};
+static int (*acts)(pld_runtime *, void *);
+static int actors; /* the ranks from there on are only there */
 
-    CHECK(rt, (world->team != NULL && world->team->peers != NULL) == *(const int *)context);
+static int act(pld_runtime *rt, void *context)
+{
+    return pld_runtime_rank(rt) < actors ? acts(rt, context) : 0;
+}
+
+/* All that act are on the first node of two, if it is to be that. */
+static int run(enum way way, int ranks, int (*body)(pld_runtime *, void *), void *context)
+{
+    acts = body;
+    actors = ranks;
+    return inproc_run(way == ONE_NODE ? 2 * ranks : ranks, act, context);
+}
+
+/* Between rank 0 and each rank up to the last. */
+static int goes_by(pld_runtime *rt, void *context)
+{
+    const enum way way = *(const enum way *)context;
+    pld_request op = {.group = pld_runtime_world(rt)};
+
+    for (op.peer = 0; op.peer < pld_runtime_size(rt); op.peer++) {
+        const int same = op.peer / 3 == pld_runtime_rank(rt) / 3;
+
+        CHECK(rt, pldi_mail_carries(&op) == (way == SHARED || (way == ONE_NODE && same)));
+    }
     return 0;
 }
 
-static void test_way(int mail)
+static void test_way(enum way mail)
 {
     static const size_t lengths[] = {8, 100000};
-    const char *way = mail ? "shared memory" : "transport";
+    const char *way = ways[mail];
 
-    ok(inproc_run(3, has_mail, &mail) == 0, "messages go by %s", way);
+    ok(inproc_run(mail == SHARED ? 3 : 6, goes_by, &mail) == 0, "messages go by %s", way);
     for (int n = 0; n < 4; n++) {
         int shared[2] = {n % 2, n / 2};
 
-        ok(inproc_run(2, there_and_back, shared) == 0, "every size, %s to %s, %s",
+        ok(run(mail, 2, there_and_back, shared) == 0, "every size, %s to %s, %s",
            n % 2 ? "shared" : "ordinary", n / 2 ? "shared" : "ordinary", way);
     }
     for (int shared = 0; shared < 2; shared++)
         ok(inproc_run(4, many, &shared) == 0, "many at once, %s",
            shared ? "shared buffers" : "ordinary buffers");
-    ok(inproc_run(2, order, NULL) == 0, "one tag in order, another out of it, %s", way);
+    ok(run(mail, 2, order, NULL) == 0, "one tag in order, another out of it, %s", way);
     for (int i = 0; i < 2; i++) {
         size_t n = lengths[i];
 
-        ok(inproc_run(2, other_size, &n) == 0, "%zu bytes where another size is expected, %s", n,
+        ok(run(mail, 2, other_size, &n) == 0, "%zu bytes where another size is expected, %s", n,
            way);
     }
     for (int i = 0; i < 2; i++) {
         size_t n = lengths[i];
 
-        ok(inproc_run(3, leaves, &n) == 0, "who leaves after %zu bytes is reported, %s", n, way);
+        ok(run(mail, 3, leaves, &n) == 0, "who leaves after %zu bytes is reported, %s", n, way);
     }
 }
 
 int main(void)
 {
-    test_way(1);
+    test_way(SHARED);
+    (void)setenv("POLDER_FAKE_NODES", "2", 1);
+    test_way(ONE_NODE);
+    (void)unsetenv("POLDER_FAKE_NODES");
     (void)setenv("POLDER_SHM", "0", 1);
-    test_way(0);
+    test_way(TRANSPORT);
     return tap_done();
 }

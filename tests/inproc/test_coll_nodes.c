@@ -9,6 +9,7 @@
 #include <polder/polder.h>
 
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "base/base_err.h"
 #include "coll/coll.h"
@@ -289,8 +290,15 @@ static int leave(pld_runtime *rt, void *context)
 
     CHECK(rt, pld_allreduce(world, big, big, 50000, PLD_F32, PLD_SUM, NULL) == 0);
     if (pld_runtime_rank(rt) != leaver) {
+        const int half = pld_runtime_size(rt) / 2;
+        char who[64];
+
         rc = pld_allreduce(world, big, big, 50000, PLD_F32, PLD_SUM, NULL);
         CHECK(rt, rc == PLD_ERR_PEER);
+        (void)snprintf(who, sizeof(who), "rank %d (process %lld) ended before it finished allred",
+                       leaver, (long long)getpid());
+        CHECK(rt, leaver / half != pld_runtime_rank(rt) / half ||
+                      strstr(pld_last_error(), who) == pld_last_error());
         CHECK(rt, pld_barrier(world, NULL) == PLD_ERR_PEER);
     }
     free(big);
