@@ -271,11 +271,11 @@ typedef struct {
  * width.  Leaves dealt out in turn make every leaf a run.  Memory: about 8 MiB per rank, and
  * that much again for what arrives.
  *
- * @param leaves  [n], in any order; each of 0 .. total-1 must be given once, on one rank:
- *                else PLD_ERR_MISMATCH, naming the first that is not
+ * @param leaves  [n], in any order, read before the call returns; their data until it is done.
+ *                Each of 0 .. total-1 must be given once, on one rank: else PLD_ERR_MISMATCH,
+ *                naming the first that is not
  * @param n       of this rank; may be 0
  * @param recv    [count]; may be the data of a leaf of this rank
- * @param opts    with a request it is PLD_ERR_UNSUPPORTED: the call waits
  */
 PLD_API int pld_allreduce_leaves(pld_group *group, const pld_leaf *leaves, size_t n, uint64_t total,
                                  void *recv, size_t count, pld_dtype dtype, pld_op op,

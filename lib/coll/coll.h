@@ -59,6 +59,7 @@ enum pldi_kind {
     PLDI_SCATTER_V,
     PLDI_SEND,
     PLDI_RECV,
+    PLDI_LEAVES,
     PLDI_KINDS
 };
 
@@ -147,13 +148,14 @@ struct pld_request {
         size_t bytes, moved;
         int phase;
     } mail;
-    unsigned waits;           /**< fruitless steps, for looking after the others now and then */
-    double looked;            /**< when that was last done */
-    const pld_request *whole; /**< what it is a part of, inside a node; NULL: nothing */
-    const char *name;         /**< the caller's tag */
-    uint64_t ticket;          /**< of the recorder */
-    int started;              /**< and it knows that all have come */
-    struct pldi_check *check; /**< of a message that is being announced */
+    unsigned waits;             /**< fruitless steps, for looking after the others now and then */
+    double looked;              /**< when that was last done */
+    const pld_request *whole;   /**< what it is a part of; NULL: nothing */
+    const char *name;           /**< the caller's tag */
+    uint64_t ticket;            /**< of the recorder */
+    int started;                /**< and it knows that all have come */
+    struct pldi_check *check;   /**< of a message that is being announced */
+    struct pldi_leaves *leaves; /**< of pld_allreduce_leaves(), while it is under way */
 
     /* Where one count does not say it all; in `memory`, which is the operation's. */
     void *memory;
@@ -223,6 +225,8 @@ int pldi_work_reserve(pld_group *group, size_t bytes);
 
 /** Move on; sets *moved if anything happened.  1: done, 0: not yet; or an error. */
 int pldi_op_step(pld_request *op, int *moved);
+/** The same for an operation that is a part of another one, and not recorded. */
+int pldi_op_part(pld_request *op, int *moved);
 /** End an operation under way with an error. */
 int pldi_op_give_up(pld_request *op, int code);
 int pldi_open_step(pld_request *op, int *moved);

@@ -18,6 +18,7 @@
 #include "base/base_opts.h"
 #include "coll/coll_call.h"
 #include "coll/coll_health.h"
+#include "coll/coll_leaves.h"
 #include "coll/coll_shm.h"
 
 enum { MAX_TAG = (1 << 20) - 1, TRIES_AT_ONCE = 3000 };
@@ -334,6 +335,20 @@ int pld_scatter_v(pld_group *group, const void *send, void *recv, const size_t *
                                    .root = root};
 
     return collective(&call, opts);
+}
+
+int pld_allreduce_leaves(pld_group *group, const pld_leaf *leaves, size_t n, uint64_t total,
+                         void *recv, size_t count, pld_dtype dtype, pld_op op,
+                         const pld_coll_opts *opts)
+{
+    pld_coll_opts o;
+    pld_request r;
+
+    PLDI_CHECK_ARG(group != NULL);
+    PLDI_TRY(pldi_call_opts(opts, &o));
+    pldi_call_start(&r, group, PLDI_LEAVES, NULL, recv, count, dtype);
+    PLDI_TRY(pldi_leaves_fill(&r, leaves, n, total, op, o.scale));
+    return post(&r, &o);
 }
 
 int pld_allreduce_list(pld_group *group, const pld_coll_item *items, size_t n, pld_dtype dtype,

@@ -17,6 +17,7 @@
 #include "coll/coll_check.h"
 #include "coll/coll_hall.h"
 #include "coll/coll_health.h"
+#include "coll/coll_leaves.h"
 #include "coll/coll_nodes.h"
 #include "coll/coll_route.h"
 #include "coll/coll_shape.h"
@@ -173,7 +174,7 @@ static int step_data(pld_request *op, int *moved)
     return op->chunks == 0 ? 1 : pldi_lane_step(op, moved);
 }
 
-static int step_collective(pld_request *op, int *moved)
+int pldi_op_part(pld_request *op, int *moved)
 {
     pld_group *g = op->group;
     int rc;
@@ -261,6 +262,7 @@ int pldi_op_give_up(pld_request *op, int code)
 {
     struct pldi_transport *t = op->group->transport;
 
+    pldi_leaves_end(op);
     if (op->kind != PLDI_SEND && op->kind != PLDI_RECV)
         return break_group(op->group, code);
     if (pldi_mail_carries(op))
@@ -277,7 +279,9 @@ int pldi_op_step(pld_request *op, int *moved)
 
     if (message && op->state == PLDI_NEW && op->group->check && op->group->broken == 0)
         rc = pldi_check_step(op, moved);
-    if (rc > 0)
-        rc = message ? step_message(op, moved) : step_collective(op, moved);
+    if (rc > 0 && op->kind == PLDI_LEAVES)
+        rc = pldi_leaves_step(op, moved);
+    else if (rc > 0)
+        rc = message ? step_message(op, moved) : pldi_op_part(op, moved);
     return pldi_coll_stepped(op, rc, *moved);
 }

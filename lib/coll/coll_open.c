@@ -74,6 +74,13 @@ static void describe_counts(const struct pldi_word *a, const struct pldi_word *b
         a->opening->n_counts < b->opening->n_counts ? a->opening->n_counts : b->opening->n_counts;
 
     text[0] = '\0';
+    if (a->opening->print.kind == PLDI_LEAVES && b->opening->print.kind == PLDI_LEAVES &&
+        a->opening->print.counts != b->opening->print.counts) {
+        (void)snprintf(text, bytes, "; of %llu leaves on rank %d, of %llu on rank %d",
+                       (unsigned long long)a->opening->print.counts, a->opening->rank,
+                       (unsigned long long)b->opening->print.counts, b->opening->rank);
+        return;
+    }
     if (a->opening->print.kind != b->opening->print.kind ||
         a->opening->print.counts == b->opening->print.counts)
         return;

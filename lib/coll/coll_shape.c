@@ -40,6 +40,8 @@ static const struct pldi_shape shapes[PLDI_KINDS] = {
                         .by_rank = 1},
     [PLDI_SEND] = {.name = "send"},
     [PLDI_RECV] = {.name = "recv"},
+    /* Its parts move the data. */
+    [PLDI_LEAVES] = {.name = "allreduce_leaves", .cut = {PLDI_EVEN, PLDI_EVEN}, .reduces = 1},
 };
 
 const struct pldi_shape *pldi_shape(enum pldi_kind kind)

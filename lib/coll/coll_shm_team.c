@@ -222,7 +222,7 @@ static int rank_in_call(const pld_group *caller, const pld_group *team, int rank
 
 int pldi_team_look(const pld_request *op, int rank)
 {
-    const pld_request *call = op->whole != NULL ? op->whole : op;
+    const pld_request *call = op;
     const pld_group *group = pldi_team_group(op->group);
     const struct pldi_team *team = group->team;
     const struct pldi_neighbour *n = &team->node->ranks[team->world[rank]];
@@ -235,6 +235,8 @@ int pldi_team_look(const pld_request *op, int rank)
 
     if (!broken && !gone)
         return PLD_OK;
+    while (call->whole != NULL)
+        call = call->whole;
     if (call->group->nodes != NULL && call->group->nodes->hall != NULL)
         PLDI_TRY(pldi_hall_broken(call->group->nodes->hall, rank));
     if (call->kind != PLDI_SEND && call->kind != PLDI_RECV)

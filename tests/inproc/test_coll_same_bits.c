@@ -11,6 +11,7 @@
 
 #include <stdlib.h>
 
+#include "base/base_err.h"
 #include "coll_pattern.h"
 #include "inproc/inproc.h"
 #include "tap.h"
@@ -199,6 +200,143 @@ static void test_leaves(void)
     }
 }
 
+/* Sums over leaves under way while others are posted, asked for and waited for. */
+static int requests(pld_runtime *rt, void *context)
+{
+    enum { N = 450000, LEAVES = 20, SMALL = 100 };
+    pld_group *world = pld_runtime_world(rt);
+    const int p = pld_group_size(world);
+    const uint64_t rank = (uint64_t)pld_group_rank(world);
+    pld_leaf mine[LEAVES];
+    pld_request *r[4] = {NULL};
+    float *data = malloc(N * sizeof(*data));
+    float *sum = malloc(N * sizeof(*sum));
+    float x[SMALL], y[SMALL];
+    size_t n = 0;
+    int done = 0;
+
+    (void)context;
+    for (size_t i = 0; i < N; i++)
+        data[i] = (float)(i % 7);
+    for (size_t i = 0; i < SMALL; i++)
+        x[i] = 1;
+    for (uint64_t i = rank; i < LEAVES; i += (uint64_t)p)
+        mine[n++] = (pld_leaf){data, i};
+    for (int i = 0; i < 4; i++) {
+        const pld_coll_opts o = {PLD_OPTS(pld_coll_opts), .request = &r[i], .scale = 0.5};
+
+        /* What is wrong with the third it learns from the others' numbers, long after posting. */
+        if (i == 1)
+            CHECK(rt, pld_allreduce(world, x, x, SMALL, PLD_F32, PLD_SUM, &o) == 0);
+        else
+            CHECK(rt, pld_allreduce_leaves(world, mine, n, LEAVES + (uint64_t)(i == 2),
+                                           i == 0 ? sum : y, i == 0 ? N : SMALL, PLD_F32, PLD_AVG,
+                                           &o) == 0);
+    }
+    memset(mine, 0, sizeof(mine));
+    while (!done)
+        CHECK(rt, pld_request_test(&r[0], &done) == 0);
+    CHECK(rt, r[0] == NULL);
+    for (size_t i = 0; i < N; i++)
+        CHECK(rt, sum[i] == 0.5F * (float)(i % 7));
+    CHECK(rt, pld_request_wait(&r[2]) == PLD_ERR_MISMATCH);
+    CHECK(rt, strstr(pld_last_error(), "no rank gives leaf 20 of 21") != NULL);
+    CHECK(rt, pld_request_wait_all(4, r) == 0);
+    CHECK(rt, x[SMALL - 1] == 0.5F * (float)p && y[SMALL - 1] == 0.5F * (float)((SMALL - 1) % 7));
+    free(data);
+    free(sum);
+    return 0;
+}
+
+/* The last rank gives another count, number of leaves, or another operation altogether. */
+static int other_calls(pld_runtime *rt, void *context)
+{
+    pld_group *world = pld_runtime_world(rt);
+    const int last = pld_group_rank(world) == pld_group_size(world) - 1;
+    float x[8] = {1};
+    const pld_leaf leaf = {x, (uint64_t)pld_group_rank(world)};
+    const uint64_t total = (uint64_t)pld_group_size(world);
+    pld_request *r = NULL;
+    const pld_coll_opts o = {PLD_OPTS(pld_coll_opts), .request = &r};
+
+    (void)context;
+    CHECK(rt,
+          pld_allreduce_leaves(world, &leaf, 1, total, x, last ? 8 : 7, PLD_F32, PLD_SUM, &o) == 0);
+    CHECK(rt, pld_request_wait(&r) == PLD_ERR_MISMATCH);
+    CHECK(rt, strstr(pld_last_error(), "f32[7] sum at ") != NULL);
+    CHECK(rt, strstr(pld_last_error(), "f32[8] sum at ") != NULL);
+    CHECK(rt, pld_allreduce_leaves(world, &leaf, 1, total + (uint64_t)last, x, 8, PLD_F32, PLD_SUM,
+                                   NULL) == PLD_ERR_MISMATCH);
+    CHECK(rt, strstr(pld_last_error(), " leaves on rank ") != NULL);
+    if (last)
+        CHECK(rt, pld_barrier(world, NULL) == PLD_ERR_MISMATCH);
+    else
+        CHECK(rt, pld_allreduce_leaves(world, &leaf, 1, total, x, 8, PLD_F32, PLD_SUM, NULL) ==
+                      PLD_ERR_MISMATCH);
+    CHECK(rt, strstr(pld_last_error(), ": barrier #") != NULL);
+    CHECK(rt, strstr(pld_last_error(), ": allreduce_leaves #") != NULL);
+    CHECK(rt, pld_allreduce_leaves(world, &leaf, 1, total, x, 8, PLD_F32, PLD_SUM, NULL) == 0);
+    CHECK(rt, (uint64_t)x[0] == total);
+    return 0;
+}
+
+static _Thread_local int allocations = -1; /* until one fails */
+
+void *__real_pldi_alloc(size_t count, size_t bytes, const char *what);
+void *__wrap_pldi_alloc(size_t count, size_t bytes, const char *what);
+
+void *__wrap_pldi_alloc(size_t count, size_t bytes, const char *what)
+{
+    if (allocations < 0 || allocations-- > 0)
+        return __real_pldi_alloc(count, bytes, what);
+    (void)pldi_fail(PLD_ERR_NOMEM, "no memory for %s", what);
+    return NULL;
+}
+
+/* One rank's n-th allocation fails, for all n: all are told so, and can go on. */
+static int no_memory(pld_runtime *rt, void *context)
+{
+    pld_group *world = pld_runtime_world(rt);
+    const int p = pld_group_size(world);
+    const int rank = pld_group_rank(world);
+    float x[8] = {1};
+    const pld_leaf leaf = {x, (uint64_t)rank};
+    int failed = PLD_ERR_NOMEM;
+    int n = 0;
+
+    (void)context;
+    for (; failed != 0 && n < 100 * p; n++) {
+        int32_t all;
+
+        allocations = rank == n % p ? n / p : -1;
+        failed = pld_allreduce_leaves(world, &leaf, 1, (uint64_t)p, x, 8, PLD_F32, PLD_MAX, NULL);
+        allocations = -1;
+        CHECK(rt, failed == 0 || (failed == PLD_ERR_NOMEM &&
+                                  strstr(pld_last_error(), "no memory for ") != NULL));
+        all = failed;
+        CHECK(rt, pld_allreduce(world, &all, &all, 1, PLD_I32, PLD_MAX, NULL) == 0);
+        CHECK(rt, all == failed);
+    }
+    CHECK(rt, n > 10 * p && failed == 0 && x[0] == 1);
+    return 0;
+}
+
+static void test_requests(void)
+{
+    for (int ranks = 1; ranks <= 10; ranks += ranks < 4 ? 1 : 3) {
+        for (int nodes = 1; nodes <= 2 && nodes <= ranks; nodes++) {
+            struct job job = {0};
+            char text[16];
+
+            (void)snprintf(text, sizeof(text), "%d", nodes);
+            (void)setenv("POLDER_FAKE_NODES", text, 1);
+            ok(inproc_run(ranks, requests, &job) == 0 && inproc_run(ranks, no_memory, &job) == 0 &&
+                   (ranks == 1 || inproc_run(ranks, other_calls, &job) == 0),
+               "sums over leaves with requests, %d ranks on %d nodes", ranks, nodes);
+        }
+    }
+}
+
 /* 256 + 1 is 256 in bf16: rounded inside a node, the sum would be less. */
 static int partial(pld_runtime *rt, void *context)
 {
@@ -240,6 +378,7 @@ int main(void)
     test_ranks("1");
     test_ranks("0");
     test_leaves();
+    test_requests();
     test_rounding();
     return tap_done();
 }
