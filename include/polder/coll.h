@@ -31,8 +31,9 @@
  *   Integers wrap.  The order of a sum follows from group size, node map, count,
  *   dtype and tuning file: the same bits, every time.  It is rank order wherever
  *   each rank's part is added up in one place: inside a node, up to 8 ranks
- *   without one, and for few bytes on up to 8 nodes.  Nodes are added up in the order of their lowest ranks if there
- *   are up to 8, else by ring or halving, as are more than 8 ranks without shared
+ *   without one, and for few bytes on up to 8 nodes.  Nodes are added up in the
+ *   order of their lowest ranks if there are up to 8, else by ring or halving, as
+ *   are more than 8 ranks without shared
  *   memory: a ring begins behind the block's owner, halving and doubling add
  *   neighbours, then pairs of them, and so on.  See doc/collectives.md, and
  *   pld_group_set_reproducible() for bits that depend on the ranks alone.
