@@ -36,11 +36,19 @@ struct pldi_neighbour {
     struct pldi_shm heap; /**< none: it has none, or it could not be mapped */
 };
 
+/** What the runtime has found out about the machine. */
+struct pldi_node_facts {
+    const int *numas;   /**< [size], the NUMA node of each rank */
+    size_t cache_bytes; /**< of the last level; 0: not known */
+    int crowded;        /**< the node's ranks outnumber its processors */
+};
+
 struct pldi_node_shm {
     const struct pldi_kernels *kernels;
     struct pldi_heap *heap;       /**< NULL: none */
     struct pldi_neighbour *ranks; /**< [ranks of the runtime] */
     int *homes;                   /**< [ranks of the runtime], the lowest rank of its node */
+    int *numas;                   /**< [ranks of the runtime], in `homes` */
     struct pldi_tuning *tuning;   /**< for all groups; NULL: the defaults */
     int size, rank;
     int enabled;        /**< 0: POLDER_SHM=0 */
@@ -121,9 +129,8 @@ struct pldi_team {
 /**
  * Meet the other ranks of the runtime; collective over `world`.
  * @param homes    [size], the lowest rank of each rank's node
- * @param crowded  the node's ranks outnumber its processors
  */
-int pldi_node_open(pld_group *world, const int *homes, int crowded);
+int pldi_node_open(pld_group *world, const int *homes, const struct pldi_node_facts *facts);
 void pldi_node_close(struct pldi_node_shm **node);
 
 /**

@@ -10,6 +10,7 @@
  */
 
 #include <sched.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,10 +41,12 @@ void pldi_topo_here(int rank, int size, struct pldi_place *out)
 {
     const char *fake = getenv("POLDER_FAKE_NODES");
     const int nodes = fake != NULL ? atoi(fake) : 0;
+    const char *fake_numa = getenv("POLDER_FAKE_NUMA");
     cpu_set_t set;
     size_t at;
 
     memset(out, 0, sizeof(*out));
+    out->fake_numas = fake_numa != NULL ? atoi(fake_numa) : 0;
     name_host(out->host);
     at = strlen(out->host);
     if (nodes > 0 && at < sizeof(out->host))
@@ -89,4 +92,22 @@ void pldi_topo_node(const struct pldi_place *places, int rank, int size, struct 
     }
     for (size_t i = 0; i < sizeof(cpus); i++)
         out->cpus += __builtin_popcount(cpus[i]);
+}
+
+void pldi_topo_numas(const struct pldi_place *places, const int *homes, int size, int *numas)
+{
+    for (int r = 0; r < size; r++) {
+        const int fake = places[homes[r]].fake_numas;
+        int64_t near = 0;
+        int64_t before = 0;
+
+        numas[r] = places[r].numa;
+        if (fake <= 0)
+            continue;
+        for (int i = 0; i < size; i++) {
+            near += homes[i] == homes[r];
+            before += homes[i] == homes[r] && i < r;
+        }
+        numas[r] = (int)(before * fake / near);
+    }
 }
