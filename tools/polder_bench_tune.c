@@ -14,7 +14,8 @@
 
 enum { SENTENCE = 256 };
 
-static const char *const algorithms[] = {"flat", "ring", "halving", "doubling", "tree", "nodes"};
+static const char *const algorithms[] = {"flat", "ring",  "halving", "doubling",
+                                         "tree", "nodes", "numa"};
 static const char *const chunks[] = {"32K", "128K", "512K"};
 
 void bench_explain(const pld_group *world, const struct bench_case *c, char *text, size_t room)

@@ -59,8 +59,7 @@ static size_t min_size(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-/* Where a slice of a vector that is cut evenly begins. */
-static size_t even_start(const pld_request *op, int r)
+size_t pldi_even_start(const pld_request *op, int r)
 {
     const size_t p = (size_t)op->group->size;
     size_t each, aligned;
@@ -82,7 +81,7 @@ static size_t block_bytes(const pld_request *op, enum pldi_side side, int r)
 size_t pldi_slice(const pld_request *op, int r)
 {
     if (shapes[op->kind].cut[PLDI_SENT] == PLDI_EVEN)
-        return even_start(op, r + 1) - even_start(op, r);
+        return pldi_even_start(op, r + 1) - pldi_even_start(op, r);
     return block_bytes(op, PLDI_SENT, r);
 }
 
@@ -168,7 +167,7 @@ static size_t find_item(const pld_request *op, size_t at)
 struct pldi_spot pldi_locate(const pld_request *op, enum pldi_side side, int block, size_t offset)
 {
     const enum pldi_cut cut = shapes[op->kind].cut[side];
-    const size_t at = offset + (cut == PLDI_EVEN ? even_start(op, block) : 0);
+    const size_t at = offset + (cut == PLDI_EVEN ? pldi_even_start(op, block) : 0);
     const struct pldi_item *item;
     struct pldi_spot spot = {0, at, SIZE_MAX};
     size_t start = 0;

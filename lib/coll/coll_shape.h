@@ -42,6 +42,9 @@ const struct pldi_shape *pldi_shape(enum pldi_kind kind);
 /** "allreduce"; "?" for what is no kind. */
 const char *pldi_kind_name(unsigned kind);
 
+/** Bytes before slice r of a vector that is cut evenly. */
+size_t pldi_even_start(const pld_request *op, int r);
+
 /** Bytes of slice r of a reduction, and of the largest. */
 size_t pldi_slice(const pld_request *op, int r);
 size_t pldi_slice_most(const pld_request *op);

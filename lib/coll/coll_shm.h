@@ -15,6 +15,7 @@
 #include <stdatomic.h>
 
 #include "coll/coll.h"
+#include "coll/coll_shape.h"
 #include "device/device_kernels.h"
 #include "transport/transport_shm.h"
 
@@ -70,22 +71,34 @@ struct pldi_arrival {
         unsigned char data[PLDI_TEAM_INLINE];
         struct pldi_refs refs;
     } u;
-    unsigned char gap[128 - 56];
+    uint32_t direct; /**< bit per side: it is in the heap, or this rank has none */
+    unsigned char gap[128 - 60];
 };
 _Static_assert(sizeof(struct pldi_arrival) == 128, "a line, and the one prefetched with it");
 
-/** Chunks of all operations so far that a rank has put in, reduced, taken out. */
-enum pldi_stage { PLDI_IN, PLDI_MID, PLDI_OUT };
+/** All ranks of a group (coll_shm_levels.h) have come; written by the first of them. */
+struct pldi_meeting {
+    _Atomic uint64_t seq;
+    uint64_t print;  /**< that all have said; 0: they differ, or it is 0 */
+    uint32_t direct; /**< the bits that all have */
+    unsigned char gap[128 - 20];
+};
+_Static_assert(sizeof(struct pldi_meeting) == 128, "as above");
+
+/** Chunks of all operations so far that a rank has put in, reduced, taken out; and those
+ *  that it has carried from other groups and back, where there are two levels. */
+enum pldi_stage { PLDI_IN, PLDI_MID, PLDI_OUT, PLDI_ACROSS, PLDI_BACK, PLDI_STAGES };
 struct pldi_progress {
-    _Atomic uint64_t done[3]; /**< by stage */
-    _Atomic int broken;       /**< the code with which it gave up */
-    unsigned char gap[128 - 28];
+    _Atomic uint64_t done[PLDI_STAGES]; /**< by stage */
+    _Atomic int broken;                 /**< the code with which it gave up */
+    unsigned char gap[128 - 44];
 };
 _Static_assert(sizeof(struct pldi_progress) == 128, "as above");
 
 /** What one rank writes, and all read.  Everything twice or more, used in turn. */
 struct pldi_seat {
     struct pldi_arrival arrivals[2];
+    struct pldi_meeting meetings[2];
     struct pldi_progress progress;
     struct {
         struct pldi_opening opening;
@@ -116,10 +129,13 @@ struct pldi_team {
     uint64_t begun;          /**< operations */
     uint64_t chunks_before;  /**< of all earlier operations */
     int seen;                /**< ranks below this one have arrived */
+    int reads_all;           /**< data of all ranks come with them */
+    struct pldi_levels *levels; /**< NULL: its ranks are few, and near */
 
     /* Of a large operation. */
     size_t piece, chunks;
-    size_t done[3];               /**< chunks, by stage */
+    size_t done[PLDI_STAGES];     /**< chunks, by stage */
+    int stages;                   /**< that there are: up to PLDI_OUT, or all, in two levels */
     int takes_in, takes_out;      /**< whether the stages exist */
     int send_direct, recv_direct; /**< whether peers' buffers are read, or written */
     int stream;                   /**< own results go past the caches */
@@ -173,6 +189,28 @@ const pld_group *pldi_team_group(const pld_group *group);
  *  number there, has left or given up. */
 int pldi_team_should_look(pld_request *op);
 int pldi_team_look(const pld_request *op, int rank);
+
+/** A stage is done for so many chunks. */
+void pldi_team_publish(struct pldi_team *team, enum pldi_stage stage, size_t chunks);
+
+/** Whether results go past the caches. */
+void pldi_team_choose_stores(pld_request *op);
+
+/** A rank's slot for what it sends, or for results. */
+unsigned char *pldi_team_slot(const struct pldi_team *team, int rank, size_t chunk, int result);
+
+void pldi_team_copy(const struct pldi_team *team, void *to, const void *from, size_t bytes,
+                    int stream);
+
+/** A part of a block of this rank, to where others find it; or from there. */
+void pldi_team_put(const pld_request *op, int block, size_t offset, size_t bytes,
+                   unsigned char *to);
+void pldi_team_take(const pld_request *op, int block, size_t offset, size_t bytes,
+                    const unsigned char *from);
+
+/** The same place of the same item, in the buffer of another rank. */
+unsigned char *pldi_team_at_peer(const pld_request *op, int rank, enum pldi_side side,
+                                 struct pldi_spot spot);
 
 /** Bytes of a rank's heap from that offset on, as this rank has them mapped. */
 unsigned char *pldi_team_heap(const struct pldi_team *team, int rank, size_t offset);

@@ -25,6 +25,7 @@
 #include "coll/coll_nodes.h"
 #include "coll/coll_shape.h"
 #include "coll/coll_shm.h"
+#include "coll/coll_shm_levels.h"
 #include "coll/coll_shm_mail.h"
 
 enum { CLOCK_EVERY = 64, PAGE = 4096 };
@@ -57,6 +58,7 @@ void pldi_team_detach(struct pldi_team **team)
         return;
     pldi_shm_unmap(&t->shm);
     pldi_mail_destroy(&t->peers, t->size);
+    pldi_levels_destroy(&t->levels);
     pldi_free(t->world);
     pldi_free(t->refs);
     pldi_free(t->words);
@@ -105,6 +107,19 @@ static struct pldi_team *make(const pld_group *group, struct pldi_node_shm *node
     return t;
 }
 
+static int make_levels(struct pldi_team *t)
+{
+    int *numas = pldi_alloc((size_t)t->size, sizeof(*numas), "a team");
+    int rc = numas == NULL ? PLD_ERR_NOMEM : PLD_OK;
+
+    for (int r = 0; r < t->size && rc == PLD_OK; r++)
+        numas[r] = t->node->numas[t->world[r]];
+    if (rc == PLD_OK)
+        t->levels = pldi_levels_make(numas, t->size, t->rank, &rc);
+    pldi_free(numas);
+    return rc;
+}
+
 /* 1: this rank can take part, 3: and use the others' buffers, 0: not. */
 static int seat_all(struct pldi_team *t, const struct card *cards)
 {
@@ -123,6 +138,8 @@ static int seat_all(struct pldi_team *t, const struct card *cards)
     if (t->rank != 0 && pldi_shm_map(&cards[0].place, &t->shm) < 0)
         return 0;
     if (t->shm.data == NULL)
+        return 0;
+    if (make_levels(t) < 0)
         return 0;
     /* The pages of a seat belong where its rank runs. */
     memset(pldi_team_seat(t, t->rank), 0, sizeof(struct pldi_seat) + 2 * t->notes_bytes);
@@ -199,8 +216,8 @@ static int has_done(const pld_request *op, int rank)
     const struct pldi_team *team = op->group->team;
 
     if (op->state != PLDI_MOVING)
-        return rank < team->seen || has_arrived(team, rank);
-    for (int stage = PLDI_IN; stage <= PLDI_OUT; stage++) {
+        return has_arrived(team, rank) && (team->levels == NULL || pldi_levels_told(team, rank));
+    for (int stage = PLDI_IN; stage < team->stages; stage++) {
         if (!pldi_team_at(team, rank, (enum pldi_stage)stage, team->chunks))
             return 0;
     }
@@ -370,6 +387,16 @@ static int is_inline(const pld_request *op)
     return pldi_vector(op) * (blocks ? (size_t)op->group->size : 1) <= PLDI_TEAM_INLINE;
 }
 
+/* Bit per side: others can be at it, or have no need to. */
+static uint32_t direct_sides(const pld_request *op, struct pldi_refs refs)
+{
+    const int rank = op->group->rank;
+    const int sent = refs.at[PLDI_SENT] != SIZE_MAX || !pldi_gives(op, rank);
+    const int received = refs.at[PLDI_RECEIVED] != SIZE_MAX || !pldi_takes(op, rank);
+
+    return (uint32_t)sent << PLDI_SENT | (uint32_t)received << PLDI_RECEIVED;
+}
+
 static void arrive(pld_request *op)
 {
     struct pldi_team *team = op->group->team;
@@ -386,16 +413,23 @@ static void arrive(pld_request *op)
     if (op->code < 0)
         memcpy(seat->records[set].text, op->text, PLDI_TEXT_BYTES);
     a->print = op->code < 0 ? 0 : pldi_hash64(&op->print, sizeof(op->print)) | 1;
-    if (op->code >= 0 && !is_small(op))
+    team->reads_all = op->kind != PLDI_BARRIER && op->kind != PLDI_AGREE && is_small(op);
+    if (team->levels != NULL)
+        pldi_levels_arrive(team->levels);
+    if (op->code >= 0 && !is_small(op)) {
         a->u.refs = find_buffers(op);
-    else if (op->code >= 0)
+        a->direct = direct_sides(op, a->u.refs);
+    } else if (op->code >= 0) {
         bring(op, is_inline(op) ? a->u.data : seat->small[set]);
+    }
     team->seen = 0;
     atomic_store_explicit(&a->seq, team->begun, memory_order_release);
 }
 
 static int all_here(struct pldi_team *team)
 {
+    if (team->levels != NULL)
+        return pldi_levels_met(team);
     while (team->seen < team->size && has_arrived(team, team->seen))
         team->seen++;
     return team->seen == team->size;
@@ -409,7 +443,9 @@ static int judge(pld_request *op)
     const uint64_t print = arrival(team, team->rank)->print;
     int same = print != 0 && op->kind != PLDI_ALLTOALL_V;
 
-    for (int r = 0; r < team->size; r++)
+    if (team->levels != NULL)
+        same = same && pldi_levels_agree(team, print);
+    for (int r = 0; r < team->size && team->levels == NULL; r++)
         same &= arrival(team, r)->print == print;
     if (same)
         return 1;
@@ -474,8 +510,6 @@ static int open_team(pld_request *op, int *moved)
         finish_small(op);
         return 1;
     }
-    for (int r = 0; r < team->size; r++)
-        team->refs[r] = arrival(team, r)->u.refs;
     pldi_team_plan(op);
     op->state = PLDI_MOVING;
     return 0;

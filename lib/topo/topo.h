@@ -17,9 +17,9 @@ int pldi_topo_rank(const int sizes[PLD_AXES], const int coords[PLD_AXES]);
 
 enum { PLDI_TOPO_CPUS = 1024, PLDI_TOPO_HOST = 112 };
 
-/** Where in its machine the calling thread is; 0 for what the system does not tell. */
+/** Where in its machine the calling thread is bound; 0 for what the system does not tell. */
 struct pldi_machine {
-    int numa;           /**< number of its NUMA node */
+    int numa;           /**< number of its NUMA node; 0 also if it is bound to none */
     size_t cache_bytes; /**< of its last-level cache */
 };
 

@@ -13,18 +13,6 @@
 
 static hwloc_topology_t topology;
 
-/* The processors of this thread: where it may run, or, if that is all over, where it last did. */
-static void find_cpus(hwloc_topology_t t, hwloc_cpuset_t cpus, hwloc_nodeset_t nodes)
-{
-    if (hwloc_get_cpubind(t, cpus, HWLOC_CPUBIND_THREAD) != 0)
-        hwloc_bitmap_copy(cpus, hwloc_topology_get_allowed_cpuset(t));
-    hwloc_cpuset_to_nodeset(t, cpus, nodes);
-    if (hwloc_bitmap_weight(nodes) <= 1)
-        return;
-    if (hwloc_get_last_cpu_location(t, cpus, HWLOC_CPUBIND_THREAD) == 0)
-        hwloc_cpuset_to_nodeset(t, cpus, nodes);
-}
-
 /* Of the largest cache that covers a processor of the set. */
 static size_t cache_of(hwloc_topology_t t, hwloc_const_cpuset_t cpus)
 {
@@ -38,19 +26,20 @@ static size_t cache_of(hwloc_topology_t t, hwloc_const_cpuset_t cpus)
     return bytes;
 }
 
+/* Not where an unbound thread happens to be: what follows from it would differ each time. */
 static void look(hwloc_topology_t t, struct pldi_machine *out)
 {
     hwloc_bitmap_t cpus = hwloc_bitmap_alloc();
     hwloc_bitmap_t nodes = hwloc_bitmap_alloc();
 
-    if (cpus != NULL && nodes != NULL) {
-        find_cpus(t, cpus, nodes);
-        out->numa = hwloc_bitmap_first(nodes);
+    if (cpus != NULL && nodes != NULL && hwloc_get_cpubind(t, cpus, HWLOC_CPUBIND_THREAD) == 0) {
+        hwloc_cpuset_to_nodeset(t, cpus, nodes);
+        if (hwloc_bitmap_weight(nodes) == 1)
+            out->numa = hwloc_bitmap_first(nodes);
         out->cache_bytes = cache_of(t, cpus);
     }
     hwloc_bitmap_free(cpus);
     hwloc_bitmap_free(nodes);
-    out->numa = out->numa < 0 ? 0 : out->numa;
 }
 
 /* The machine stays what it is: found out once for all runtimes of the process. */
