@@ -185,6 +185,26 @@ static void test_ranks(const char *shm)
     (void)unsetenv("POLDER_SHM");
 }
 
+/* In two levels of shared memory: where groups are subtrees, and where they are not. */
+static void test_levels(void)
+{
+    static const int cases[][2] = {{8, 2}, {10, 3}, {12, 3}, {16, 2}};
+
+    for (int i = 0; i < 4; i++) {
+        const int ranks = cases[i][0];
+        struct job job = {.dtype = i % 2 ? PLD_BF16 : PLD_F32, .count = COUNT};
+        char text[16];
+        int bad = 0;
+
+        (void)snprintf(text, sizeof(text), "%d", cases[i][1]);
+        (void)setenv("POLDER_FAKE_NUMA", text, 1);
+        job.rule = "* * 1 * 0 * -> numa 1K";
+        bad = run(ranks, 1, &job) != 0;
+        ok(bad == 0, "%d ranks, %d NUMA nodes: the tree's bits", ranks, cases[i][1]);
+    }
+    (void)unsetenv("POLDER_FAKE_NUMA");
+}
+
 static void test_leaves(void)
 {
     static const int leaves[] = {1, 5, 8, 24};
@@ -367,6 +387,12 @@ static void test_rounding(void)
 
     (void)setenv("POLDER_FAKE_NODES", "2", 1);
     ok(inproc_run(4, partial, &job) == 0, "bf16 partial sums of nodes are not rounded");
+    (void)setenv("POLDER_FAKE_NODES", "1", 1);
+    (void)setenv("POLDER_FAKE_NUMA", "2", 1);
+    job.count = 300000;
+    ok(inproc_run(4, partial, &job) == 0, "nor are those of NUMA nodes");
+    (void)unsetenv("POLDER_FAKE_NUMA");
+    job.count = 30000;
     (void)setenv("POLDER_FAKE_NODES", "12", 1);
     ok(inproc_run(12, partial, &job) == 0, "nor are those of a halving");
     job.count = 700000;
@@ -382,6 +408,7 @@ int main(void)
     ok(differ > COUNT / 10, "%d of %d sums depend on the order", differ, COUNT);
     test_ranks("1");
     test_ranks("0");
+    test_levels();
     test_leaves();
     test_requests();
     test_rounding();
