@@ -18,6 +18,8 @@
 
 #include <polder/coll.h>
 
+#include <stdatomic.h>
+
 #include <stdint.h>
 
 #include "coll/coll_choice.h"
@@ -99,6 +101,8 @@ struct pldi_word {
     const char *text;       /**< [opening->bytes], if its code is negative */
 };
 
+enum { PLDI_KEPT = 4 /**< operations that a group keeps when they are over */ };
+
 enum { PLDI_SLOT_BYTES = (int)sizeof(struct pldi_opening) + PLDI_COUNTS * 8 + PLDI_SMALL_BYTES };
 
 /** A chunk's way through the two stages of an operation. */
@@ -144,7 +148,7 @@ struct pld_request {
     int peer, tag;
     struct { /* coll_shm_mail.c */
         pld_request *next;
-        uint64_t id, ref;
+        uint64_t id, ref, at;
         size_t bytes, moved;
         int phase;
     } mail;
@@ -152,6 +156,7 @@ struct pld_request {
     double looked;              /**< when that was last done */
     const pld_request *whole;   /**< what it is a part of; NULL: nothing */
     const char *name;           /**< the caller's tag */
+    uint64_t hash;              /**< of the print */
     uint64_t ticket;            /**< of the recorder */
     int started;                /**< and it knows that all have come */
     struct pldi_check *check;   /**< of a message that is being announced */
@@ -195,7 +200,8 @@ struct pld_group {
     size_t chunk_bytes; /**< of messages of large operations, for each peer; equal on all ranks */
     int broken;         /**< the code that ended communication in this group */
     pld_request *first, *last;
-    pld_request spare; /**< for calls that wait: they need no memory */
+    pld_request spare;                      /**< for calls that wait: they need no memory */
+    _Atomic(pld_request *) kept[PLDI_KEPT]; /**< of calls that did not; to be used again */
     struct pldi_work work;
     struct pldi_node_shm *node;       /**< the runtime's; NULL: none, or not yet */
     struct pldi_team *team;           /**< NULL: its ranks send messages */
@@ -227,6 +233,15 @@ int pldi_work_reserve(pld_group *group, size_t bytes);
 int pldi_op_step(pld_request *op, int *moved);
 /** The same for an operation that is a part of another one, and not recorded. */
 int pldi_op_part(pld_request *op, int *moved);
+
+/** A collective operation is complete but for its number in its group. */
+void pldi_op_number(pld_request *op, uint64_t number);
+
+/**
+ * What the other ranks wait for, if it can be done at once: the rest of the first step, and
+ * the recorder, come while they look.
+ */
+void pldi_op_hasten(pld_request *op);
 /** End an operation under way with an error. */
 int pldi_op_give_up(pld_request *op, int code);
 int pldi_open_step(pld_request *op, int *moved);

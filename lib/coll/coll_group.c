@@ -161,6 +161,8 @@ int pldi_group_close(pld_group **group)
     pldi_route_destroy(&(*group)->route);
     pldi_free((*group)->world);
     pldi_free((*group)->own_tuning);
+    for (int i = 0; i < PLDI_KEPT; i++)
+        pldi_free((*group)->kept[i]);
     pldi_health_group_destroy(&(*group)->health);
     free_work(&(*group)->work);
     pldi_free(*group);

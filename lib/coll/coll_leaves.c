@@ -180,6 +180,7 @@ static void start(pld_request *op, enum part part, const struct pldi_call *call,
     now->name = op->name;
     now->ticket = op->ticket;
     now->print = op->print;
+    now->hash = op->hash;
 }
 
 static int reserve_numbers(struct pldi_leaves *l)

@@ -12,6 +12,7 @@
  */
 
 #include "base/base_err.h"
+#include "base/base_hash.h"
 #include "coll/coll.h"
 #include "coll/coll_break.h"
 #include "coll/coll_check.h"
@@ -174,6 +175,11 @@ static int step_data(pld_request *op, int *moved)
     return op->chunks == 0 ? 1 : pldi_lane_step(op, moved);
 }
 
+static void set_tree(pld_request *op)
+{
+    op->tree |= op->group->reproducible && pldi_shape(op->kind)->reduces;
+}
+
 int pldi_op_part(pld_request *op, int *moved)
 {
     pld_group *g = op->group;
@@ -183,7 +189,7 @@ int pldi_op_part(pld_request *op, int *moved)
         return pldi_fail(g->broken, "%s on a group whose communication failed before",
                          pldi_kind_name(op->kind));
     if (op->state == PLDI_NEW)
-        op->tree |= g->reproducible && pldi_shape(op->kind)->reduces;
+        set_tree(op);
     if (g->team != NULL) {
         rc = pldi_team_step(op, moved);
         return rc < 0 && op->state != PLDI_OPENED ? break_group(g, rc) : rc;
@@ -270,6 +276,23 @@ int pldi_op_give_up(pld_request *op, int code)
     else if (op->xfer.active)
         t->ops->cancel(t, &op->xfer);
     return code;
+}
+
+void pldi_op_number(pld_request *op, uint64_t number)
+{
+    op->print.sequence = number;
+    op->hash = pldi_hash64(&op->print, sizeof(op->print));
+}
+
+void pldi_op_hasten(pld_request *op)
+{
+    const pld_group *g = op->group;
+
+    if (op->kind == PLDI_SEND || op->kind == PLDI_RECV || op->kind == PLDI_LEAVES ||
+        g->team == NULL || g->broken != 0)
+        return;
+    set_tree(op);
+    pldi_team_hasten(op);
 }
 
 int pldi_op_step(pld_request *op, int *moved)

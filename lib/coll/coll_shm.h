@@ -66,7 +66,7 @@ struct pldi_refs {
 /** A rank has come to operation `seq` - 1. */
 struct pldi_arrival {
     _Atomic uint64_t seq;
-    uint64_t print; /**< hash of the fingerprint; 0: read the record */
+    uint64_t print; /**< hash of the fingerprint; 0: read the record, as where they differ */
     union {
         unsigned char data[PLDI_TEAM_INLINE];
         struct pldi_refs refs;
@@ -90,8 +90,9 @@ _Static_assert(sizeof(struct pldi_meeting) == 128, "as above");
 enum pldi_stage { PLDI_IN, PLDI_MID, PLDI_OUT, PLDI_ACROSS, PLDI_BACK, PLDI_STAGES };
 struct pldi_progress {
     _Atomic uint64_t done[PLDI_STAGES]; /**< by stage */
+    _Atomic uint64_t said;              /**< operations up to the last whose record it wrote */
     _Atomic int broken;                 /**< the code with which it gave up */
-    unsigned char gap[128 - 44];
+    unsigned char gap[128 - 52];
 };
 _Static_assert(sizeof(struct pldi_progress) == 128, "as above");
 
@@ -119,17 +120,20 @@ struct pldi_team {
     size_t seat_bytes, slot_bytes, notes_bytes;
     int rank, size;
     int direct;
-    int *world;              /**< [size], ranks of the runtime */
-    struct pldi_refs *refs;  /**< [size], of the operation under way; of lists: 0 or SIZE_MAX */
-    struct pldi_word *words; /**< [size] */
-    size_t *offsets;         /**< [size], of alltoall_v: of this rank's block in what each sends */
-    const void **sources;    /**< [size] */
-    void **targets;          /**< [size + 1] */
-    struct pldi_peer *peers; /**< [size], for messages; NULL: the transport carries them */
-    uint64_t begun;          /**< operations */
-    uint64_t chunks_before;  /**< of all earlier operations */
-    int seen;                /**< ranks below this one have arrived */
-    int reads_all;           /**< data of all ranks come with them */
+    int *world;               /**< [size], ranks of the runtime */
+    struct pldi_refs *refs;   /**< [size], of the operation under way; of lists: 0 or SIZE_MAX */
+    struct pldi_word *words;  /**< [size] */
+    size_t *offsets;          /**< [size], of alltoall_v: of this rank's block in what each sends */
+    const void **sources;     /**< [size] */
+    void **targets;           /**< [size + 1] */
+    struct pldi_door **doors; /**< [size], of the other ranks; NULL: not known */
+    int has_doors;
+    struct pldi_peer *peers;    /**< [size], for messages; NULL: the transport carries them */
+    uint64_t begun;             /**< operations */
+    uint64_t chunks_before;     /**< of all earlier operations */
+    int seen;                   /**< ranks below this one have arrived */
+    int reads_all;              /**< data of all ranks come with them */
+    int telling;                /**< all have arrived, and what they say must be read */
     struct pldi_levels *levels; /**< NULL: its ranks are few, and near */
 
     /* Of a large operation. */
@@ -158,6 +162,14 @@ void pldi_team_detach(struct pldi_team **team);
 
 /** As pldi_op_step() for a collective operation of a group with a team. */
 int pldi_team_step(pld_request *op, int *moved);
+
+/** Arrive, if that takes no more than to say so; and look for the others for a while. */
+void pldi_team_hasten(pld_request *op);
+void pldi_team_spin(const pld_request *op);
+
+/** There is news for all other ranks, or for one. */
+void pldi_team_ring(const struct pldi_team *team);
+void pldi_team_find_doors(pld_group *group);
 
 /** Tell the others that this rank gives up. */
 void pldi_team_break(struct pldi_team *team, int code);

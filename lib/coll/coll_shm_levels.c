@@ -221,6 +221,7 @@ static void tell(const struct pldi_team *team)
     }
     l->told = 1;
     atomic_store_explicit(&m->seq, team->begun, memory_order_release);
+    pldi_team_ring(team);
 }
 
 int pldi_levels_met(const struct pldi_team *team)

@@ -122,6 +122,7 @@ void pldi_team_publish(struct pldi_team *team, enum pldi_stage stage, size_t chu
 
     team->done[stage] = chunks;
     atomic_store_explicit(&mine->done[stage], team->chunks_before + chunks, memory_order_release);
+    pldi_team_ring(team);
 }
 
 static void choose_way(const pld_request *op)

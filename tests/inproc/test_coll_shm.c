@@ -10,6 +10,7 @@
 
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #include "coll/coll_shm_levels.h"
@@ -270,10 +271,37 @@ static int memory(pld_runtime *rt, void *context)
     return 0;
 }
 
+/* Who waits for long sleeps, until it is rung for: seldom woken, and not by a clock. */
+static int sleeps(pld_runtime *rt, void *context)
+{
+    static const struct timespec late = {0, 700000000};
+    const int message = *(const int *)context;
+    pld_group *world = pld_runtime_world(rt);
+    struct rusage before, after;
+    int x = 0;
+
+    CHECK(rt, pld_barrier(world, NULL) == 0);
+    (void)getrusage(RUSAGE_THREAD, &before);
+    if (pld_runtime_rank(rt) == 1)
+        (void)nanosleep(&late, NULL);
+    if (!message)
+        CHECK(rt, pld_barrier(world, NULL) == 0);
+    else if (pld_runtime_rank(rt) == 1)
+        CHECK(rt, pld_send(world, &x, 1, PLD_I32, 0, 0, NULL) == 0);
+    else
+        CHECK(rt, pld_recv(world, &x, 1, PLD_I32, 1, 0, NULL) == 0);
+    (void)getrusage(RUSAGE_THREAD, &after);
+    /* 0.7 s are 175 sleeps of the longest, and thousands of naps. */
+    CHECK(rt, after.ru_nvcsw - before.ru_nvcsw < 1000);
+    return 0;
+}
+
 int main(void)
 {
     struct leaving few = {3, 1};
     struct leaving many = {300000, 1};
+    int no = 0;
+    int yes = 1;
 
     test_paths();
     ok(inproc_run(5, groups, NULL) == 0, "groups made and given up, in turn with the world");
@@ -284,5 +312,7 @@ int main(void)
     test_levels();
     test_leaves_levels();
     ok(inproc_run(2, memory, NULL) == 0, "buffers come and go");
+    ok(inproc_run(2, sleeps, &no) == 0, "who waits long for another rank sleeps");
+    ok(inproc_run(2, sleeps, &yes) == 0, "and who waits for a message");
     return tap_done();
 }
