@@ -163,7 +163,7 @@ int pldi_mail_carries(const pld_request *op)
 
 static struct pldi_door *door_of(const pld_request *op)
 {
-    return op->group->team->doors[op->peer];
+    return team_of(op)->doors[place_of(op)];
 }
 
 static size_t bytes_of(const pld_request *op)
@@ -375,7 +375,8 @@ static void enlist(pld_request *op)
         list = &(*list)->mail.next;
     *list = op;
     op->state = PLDI_MOVING;
-    pldi_team_find_doors(op->group);
+    if (op->group->team != NULL) /* who waits for a group of several nodes does not sleep */
+        pldi_team_find_doors(op->group);
     if (op->kind == PLDI_SEND) {
         op->mail.id = peer->tickets++;
         op->mail.phase = ANNOUNCE;
@@ -450,12 +451,12 @@ static void copy_piece(pld_request *op)
 /* A piece of the sender's memory; where that is refused, it is to come through the slots. */
 static void read_piece(pld_request *op)
 {
-    const struct pldi_team *team = op->group->team;
+    const struct pldi_team *team = team_of(op);
     const size_t n = min_size(bytes_of(op) - op->mail.moved, PLDI_MAIL_PIECE);
     const struct iovec to = {(unsigned char *)op->recv + op->mail.moved, n};
     const struct iovec from = {(void *)(uintptr_t)(op->mail.at + op->mail.moved), n};
-    const ssize_t got =
-        process_vm_readv((pid_t)team->node->ranks[team->world[op->peer]].pid, &to, 1, &from, 1, 0);
+    const ssize_t got = process_vm_readv((pid_t)team->node->ranks[team->world[place_of(op)]].pid,
+                                         &to, 1, &from, 1, 0);
 
     if (got <= 0) {
         peer_of(op)->readable = 0;

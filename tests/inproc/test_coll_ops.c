@@ -153,7 +153,7 @@ static int open_test(pld_runtime *rt, const struct job *job, struct test *t)
     t->world->chunk_bytes = PIECE;
     if (t->world->team != NULL && (size_t)t->size * PIECE < t->world->team->slot_bytes)
         t->world->team->slot_bytes = (size_t)t->size * PIECE;
-    if (job->numas > 0) {
+    if (job->numas > 0 && t->world->team != NULL) {
         CHECK(rt, t->world->team->levels->map->n >= job->numas);
         CHECK(rt, pld_group_set_tuning(t->world, "* * 1 * 0 * -> numa 16K") == 0);
     }
