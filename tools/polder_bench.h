@@ -18,7 +18,7 @@
 
 #include <stdio.h>
 
-enum { BENCH_DTYPES = 9, BENCH_REDOPS = 5, BENCH_ALL_ROOTS = -1 };
+enum { BENCH_DTYPES = 9, BENCH_REDOPS = 5, BENCH_ALL_ROOTS = -1, BENCH_ITEMS = 8 };
 enum bench_memory { BENCH_POLDER_MEMORY, BENCH_ORDINARY_MEMORY, BENCH_MEMORIES };
 
 /** Whose data an operation delivers. */
@@ -36,6 +36,8 @@ struct bench_op {
     int send_parts;    /**< 1: the vector that is sent has a part for each rank, else 0 */
     int recv_parts;    /**< likewise for the one that is received */
     int places;        /**< BENCH_OUT_OF_PLACE | BENCH_IN_PLACE */
+    int by_rank;       /**< 1: a part for each rank has a count of its own */
+    int items;         /**< 1: the vector is a list of BENCH_ITEMS tensors, part by part each */
     int rooted;
     int root_receives; /**< 1: nobody else does */
     enum bench_from from;
@@ -52,10 +54,18 @@ struct bench_call {
     int in_place;
     int blocking;
     void *send, *recv;
-    size_t count; /**< elements of a part */
+    size_t count;         /**< elements of a part */
+    const size_t *counts; /**< [size], all of them that */
     pld_dtype dtype;
     pld_op redop;
+    size_t turns;                /**< of bench_compute(), between start and wait */
     const struct bench_mpi *mpi; /**< what MPI needs besides; NULL without it */
+};
+
+/** A tensor of a list, as a call of its own. */
+struct bench_piece {
+    struct bench_call call;
+    size_t before; /**< elements of what is sent before it */
 };
 
 struct bench_options {
@@ -66,6 +76,7 @@ struct bench_options {
     unsigned dtypes, redops; /**< sets: 1 << value */
     int root;
     int cold, osu, vs_mpi, help;
+    int overlap;
     int explain;
     const char *tune;  /**< file to write; NULL: none */
     unsigned memories; /**< set of enum bench_memory */
@@ -90,8 +101,17 @@ struct bench_times {
     double mean, fastest, last; /**< of ranks' means: their mean, least, greatest */
 };
 
+/** Seconds, means over calls and ranks. */
+struct bench_overlap {
+    double pure;    /**< of a call that is waited for at once */
+    double compute; /**< that were computed for */
+    double overall; /**< of a call that is computed during */
+    double percent; /**< of `pure` that was hidden */
+};
+
 struct bench_result {
     struct bench_times polder, mpi;
+    struct bench_overlap overlap;
     double copy; /**< seconds that all ranks take to copy `bytes` at once, the best of two ways */
     int iterations;
     int has_mpi;
@@ -114,6 +134,15 @@ double bench_copy_factor(const struct bench_op *op, int in_place, int size);
 const char *bench_redop_name(pld_op redop);
 /** Whether an element type can be reduced so. */
 int bench_redop_takes(pld_op redop, pld_dtype dtype);
+
+struct bench_piece bench_piece_of(const struct bench_call *c, int send_parts, int recv_parts,
+                                  int i);
+
+/* polder_bench_overlap.c */
+/** Work for the processor, in memory of its own. */
+void bench_compute(size_t turns);
+/** How many turns take so long; at least 1. */
+size_t bench_compute_turns(double seconds);
 
 /* polder_bench_options.c: 0, or -1 with a sentence. */
 int bench_options_read(int argc, char **argv, struct bench_options *out, char *why, size_t room);
@@ -148,6 +177,16 @@ int bench_mpi_gather(const struct bench_call *call);
 int bench_mpi_scatter(const struct bench_call *call);
 int bench_mpi_sendrecv(const struct bench_call *call);
 int bench_mpi_sync(const struct bench_call *call);
+int bench_mpi_reduce_scatter_v(const struct bench_call *call);
+int bench_mpi_allgather_v(const struct bench_call *call);
+int bench_mpi_alltoall_v(const struct bench_call *call);
+int bench_mpi_gather_v(const struct bench_call *call);
+int bench_mpi_scatter_v(const struct bench_call *call);
+/* A list: a call for each of its tensors. */
+int bench_mpi_allreduce_list(const struct bench_call *call);
+int bench_mpi_reduce_scatter_list(const struct bench_call *call);
+int bench_mpi_allgather_list(const struct bench_call *call);
+int bench_mpi_broadcast_list(const struct bench_call *call);
 
 /** A tuning file under way; the file is rank 0's. */
 struct bench_tune {

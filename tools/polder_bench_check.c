@@ -213,7 +213,8 @@ static int source_of(const struct bench_call *c, const struct bench_op *op, int 
     return op->from == BENCH_EACH_RANK ? part : (c->rank + c->size - 1) % c->size;
 }
 
-long long bench_check_count(const struct bench_call *c, const struct bench_op *op)
+/* `before`: elements that this rank sends before these. */
+static long long count_call(const struct bench_call *c, const struct bench_op *op, size_t before)
 {
     const int rounded = op->from == BENCH_ALL_RANKS && c->redop == PLD_AVG;
     const size_t bytes = pld_dtype_bytes(c->dtype);
@@ -221,19 +222,34 @@ long long bench_check_count(const struct bench_call *c, const struct bench_op *o
     char period[PERIOD * WIDEST];
     long long wrong = 0;
 
-    if (op->from == BENCH_NOTHING)
-        return 0;
     for (int part = 0; part < (op->recv_parts ? c->size : 1); part++) {
         if (op->root_receives && c->rank != c->root)
             break;
         make_period(c, op, source_of(c, op, part), period);
         wrong += count_wrong(c, (const char *)c->recv + (size_t)part * c->count * bytes,
-                             op->from_own_part ? (size_t)c->rank * c->count : 0, period, rounded);
+                             before + (op->from_own_part ? (size_t)c->rank * c->count : 0), period,
+                             rounded);
     }
     make_period(c, op, c->rank, period);
     /* What was sent is still there. */
     for (int part = 0; part < sent_parts && !c->in_place; part++)
         wrong += count_wrong(c, (const char *)c->send + (size_t)part * c->count * bytes,
-                             (size_t)part * c->count, period, 0);
+                             before + (size_t)part * c->count, period, 0);
+    return wrong;
+}
+
+long long bench_check_count(const struct bench_call *c, const struct bench_op *op)
+{
+    long long wrong = 0;
+
+    if (op->from == BENCH_NOTHING)
+        return 0;
+    if (!op->items)
+        return count_call(c, op, 0);
+    for (int i = 0; i < BENCH_ITEMS; i++) {
+        const struct bench_piece p = bench_piece_of(c, op->send_parts, op->recv_parts, i);
+
+        wrong += count_call(&p.call, op, p.before);
+    }
     return wrong;
 }

@@ -105,6 +105,12 @@ void bench_json_add(struct bench_json *json, const struct bench_case *c,
         set(row, "ratio", r->mpi.median / r->polder.median);
         (void)json_object_set_new(row, "mpi_wrong", json_integer((json_int_t)r->mpi_wrong));
     }
+    if (r->overlap.pure > 0) {
+        set(row, "overall_us", r->overlap.overall * 1e6);
+        set(row, "compute_us", r->overlap.compute * 1e6);
+        set(row, "pure_us", r->overlap.pure * 1e6);
+        set(row, "overlap_percent", r->overlap.percent);
+    }
     (void)json_array_append_new(json->results, row);
 }
 

@@ -24,6 +24,7 @@ struct bench_mpi {
     MPI_Datatype type;
     MPI_Op op;
     int own_op;
+    int *counts, *starts; /* [ranks], of parts */
 };
 
 static float from_bf16(uint16_t x)
@@ -158,6 +159,23 @@ int bench_mpi_built(void)
     return 1;
 }
 
+/* All parts are of one length.  What an int cannot hold is cut off: those calls are not made. */
+static int cut(struct bench_mpi *mpi, size_t count)
+{
+    int ranks = 1;
+
+    (void)MPI_Comm_size(MPI_COMM_WORLD, &ranks);
+    mpi->counts = calloc(2 * (size_t)ranks, sizeof(*mpi->counts));
+    if (mpi->counts == NULL)
+        return PLD_ERR_NOMEM;
+    mpi->starts = mpi->counts + ranks;
+    for (int r = 0; r < ranks; r++) {
+        mpi->counts[r] = (int)count;
+        mpi->starts[r] = (int)((size_t)r * count);
+    }
+    return PLD_OK;
+}
+
 const struct bench_mpi *bench_mpi_prepare(const struct bench_case *c, int *rc)
 {
     const int is_half = c->dtype == PLD_F16 || c->dtype == PLD_BF16;
@@ -165,17 +183,25 @@ const struct bench_mpi *bench_mpi_prepare(const struct bench_case *c, int *rc)
     struct bench_mpi *mpi;
 
     *rc = 0;
-    if (c->count > INT_MAX || (c->op->from == BENCH_ALL_RANKS && is_half && function == NULL))
+    if (c->count > INT_MAX || (c->op->by_rank && c->bytes / pld_dtype_bytes(c->dtype) > INT_MAX) ||
+        (c->op->from == BENCH_ALL_RANKS && is_half && function == NULL))
         return NULL;
     mpi = malloc(sizeof(*mpi));
     if (mpi == NULL) {
         *rc = PLD_ERR_NOMEM;
         return NULL;
     }
-    *mpi = (struct bench_mpi){type_of(c->dtype), operator_of(c->redop), function != NULL};
+    *mpi =
+        (struct bench_mpi){type_of(c->dtype), operator_of(c->redop), function != NULL, NULL, NULL};
+    *rc = cut(mpi, c->count);
+    if (*rc < 0) {
+        free(mpi);
+        return NULL;
+    }
     if (function != NULL && MPI_Op_create(function, 1, &mpi->op) != MPI_SUCCESS) {
         *rc = PLD_ERR_TRANSPORT;
-        free(mpi);
+        mpi->own_op = 0;
+        bench_mpi_release(mpi);
         return NULL;
     }
     return mpi;
@@ -187,6 +213,8 @@ void bench_mpi_release(const struct bench_mpi *mpi)
 
     if (own != NULL && own->own_op)
         (void)MPI_Op_free(&own->op);
+    if (own != NULL)
+        free(own->counts);
     free(own);
 }
 
@@ -279,4 +307,72 @@ int bench_mpi_sync(const struct bench_call *c)
 {
     (void)c;
     return code(MPI_Barrier(MPI_COMM_WORLD));
+}
+
+/* As bench_mpi_reduce_scatter(). */
+int bench_mpi_reduce_scatter_v(const struct bench_call *c)
+{
+    return code(MPI_Reduce_scatter(c->in_place ? MPI_IN_PLACE : c->send,
+                                   c->in_place ? c->send : c->recv, c->mpi->counts, c->mpi->type,
+                                   c->mpi->op, MPI_COMM_WORLD));
+}
+
+int bench_mpi_allgather_v(const struct bench_call *c)
+{
+    return code(MPI_Allgatherv(c->in_place ? MPI_IN_PLACE : c->send, (int)c->count, c->mpi->type,
+                               c->recv, c->mpi->counts, c->mpi->starts, c->mpi->type,
+                               MPI_COMM_WORLD));
+}
+
+int bench_mpi_alltoall_v(const struct bench_call *c)
+{
+    return code(MPI_Alltoallv(c->send, c->mpi->counts, c->mpi->starts, c->mpi->type, c->recv,
+                              c->mpi->counts, c->mpi->starts, c->mpi->type, MPI_COMM_WORLD));
+}
+
+int bench_mpi_gather_v(const struct bench_call *c)
+{
+    return code(MPI_Gatherv(is_placed(c) ? MPI_IN_PLACE : c->send, (int)c->count, c->mpi->type,
+                            c->recv, c->mpi->counts, c->mpi->starts, c->mpi->type, c->root,
+                            MPI_COMM_WORLD));
+}
+
+int bench_mpi_scatter_v(const struct bench_call *c)
+{
+    return code(MPI_Scatterv(c->send, c->mpi->counts, c->mpi->starts, c->mpi->type,
+                             is_placed(c) ? MPI_IN_PLACE : c->recv, (int)c->count, c->mpi->type,
+                             c->root, MPI_COMM_WORLD));
+}
+
+static int each(const struct bench_call *c, int send_parts, int recv_parts,
+                int (*call)(const struct bench_call *))
+{
+    int rc = 0;
+
+    for (int i = 0; i < BENCH_ITEMS && rc == 0; i++) {
+        const struct bench_piece p = bench_piece_of(c, send_parts, recv_parts, i);
+
+        rc = call(&p.call);
+    }
+    return rc;
+}
+
+int bench_mpi_allreduce_list(const struct bench_call *c)
+{
+    return each(c, 0, 0, bench_mpi_allreduce);
+}
+
+int bench_mpi_reduce_scatter_list(const struct bench_call *c)
+{
+    return each(c, 1, 0, bench_mpi_reduce_scatter);
+}
+
+int bench_mpi_allgather_list(const struct bench_call *c)
+{
+    return each(c, 0, 1, bench_mpi_allgather);
+}
+
+int bench_mpi_broadcast_list(const struct bench_call *c)
+{
+    return each(c, 0, 0, bench_mpi_broadcast);
 }

@@ -15,10 +15,14 @@
 
 enum { TAG = 1 };
 
-/* Wait for what a call started, or for nothing if it waited itself. */
-static int finish(int rc, pld_request **request)
+/* Compute if that is to be done at the same time, then wait for what a call started, or for
+ * nothing if it waited itself. */
+static int finish(const struct bench_call *c, int rc, pld_request **request)
 {
-    return rc < 0 ? rc : pld_request_wait(request);
+    if (rc < 0)
+        return rc;
+    bench_compute(c->turns);
+    return pld_request_wait(request);
 }
 
 static pld_coll_opts options(const struct bench_call *c, pld_request **request)
@@ -28,76 +32,74 @@ static pld_coll_opts options(const struct bench_call *c, pld_request **request)
     return opts;
 }
 
-static int run_allreduce(const struct bench_call *c)
-{
-    pld_request *request = NULL;
-    const pld_coll_opts opts = options(c, &request);
+/* A function that makes one call of polder's, whose last argument is &opts. */
+#define RUN(name, call)                                                                            \
+    static int run_##name(const struct bench_call *c)                                              \
+    {                                                                                              \
+        pld_request *request = NULL;                                                               \
+        const pld_coll_opts opts = options(c, &request);                                           \
+                                                                                                   \
+        return finish(c, call, &request);                                                          \
+    }
 
-    return finish(pld_allreduce(c->world, c->send, c->recv, c->count, c->dtype, c->redop, &opts),
-                  &request);
+RUN(allreduce, pld_allreduce(c->world, c->send, c->recv, c->count, c->dtype, c->redop, &opts))
+RUN(reduce, pld_reduce(c->world, c->send, c->recv, c->count, c->dtype, c->redop, c->root, &opts))
+RUN(reduce_scatter,
+    pld_reduce_scatter(c->world, c->send, c->recv, c->count, c->dtype, c->redop, &opts))
+RUN(reduce_scatter_v,
+    pld_reduce_scatter_v(c->world, c->send, c->recv, c->counts, c->dtype, c->redop, &opts))
+RUN(allgather, pld_allgather(c->world, c->send, c->recv, c->count, c->dtype, &opts))
+RUN(allgather_v, pld_allgather_v(c->world, c->send, c->recv, c->counts, c->dtype, &opts))
+RUN(broadcast, pld_broadcast(c->world, c->recv, c->count, c->dtype, c->root, &opts))
+RUN(alltoall, pld_alltoall(c->world, c->send, c->recv, c->count, c->dtype, &opts))
+RUN(alltoall_v, pld_alltoall_v(c->world, c->send, c->counts, c->recv, c->counts, c->dtype, &opts))
+RUN(gather, pld_gather(c->world, c->send, c->recv, c->count, c->dtype, c->root, &opts))
+RUN(gather_v, pld_gather_v(c->world, c->send, c->recv, c->counts, c->dtype, c->root, &opts))
+RUN(scatter, pld_scatter(c->world, c->send, c->recv, c->count, c->dtype, c->root, &opts))
+RUN(scatter_v, pld_scatter_v(c->world, c->send, c->recv, c->counts, c->dtype, c->root, &opts))
+RUN(barrier, pld_barrier(c->world, &opts))
+
+struct bench_piece bench_piece_of(const struct bench_call *c, int send_parts, int recv_parts, int i)
+{
+    const size_t first = c->count * (size_t)i / BENCH_ITEMS;
+    const size_t end = c->count * ((size_t)i + 1) / BENCH_ITEMS;
+    const size_t start = first * pld_dtype_bytes(c->dtype);
+    struct bench_piece p = {*c, first * (size_t)(send_parts ? c->size : 1)};
+
+    p.call.count = end - first;
+    p.call.send = (char *)c->send + start * (size_t)(send_parts ? c->size : 1);
+    p.call.recv = (char *)c->recv + start * (size_t)(recv_parts ? c->size : 1);
+    return p;
 }
 
-static int run_reduce(const struct bench_call *c)
+static void make_items(const struct bench_call *c, int send_parts, int recv_parts,
+                       pld_coll_item items[BENCH_ITEMS])
 {
-    pld_request *request = NULL;
-    const pld_coll_opts opts = options(c, &request);
+    for (int i = 0; i < BENCH_ITEMS; i++) {
+        const struct bench_piece p = bench_piece_of(c, send_parts, recv_parts, i);
 
-    return finish(
-        pld_reduce(c->world, c->send, c->recv, c->count, c->dtype, c->redop, c->root, &opts),
-        &request);
+        items[i] = (pld_coll_item){p.call.send, p.call.recv, p.call.count};
+    }
 }
 
-static int run_reduce_scatter(const struct bench_call *c)
-{
-    pld_request *request = NULL;
-    const pld_coll_opts opts = options(c, &request);
+#define RUN_LIST(name, send_parts, recv_parts, call)                                               \
+    static int run_##name(const struct bench_call *c)                                              \
+    {                                                                                              \
+        pld_request *request = NULL;                                                               \
+        const pld_coll_opts opts = options(c, &request);                                           \
+        pld_coll_item items[BENCH_ITEMS];                                                          \
+                                                                                                   \
+        make_items(c, send_parts, recv_parts, items);                                              \
+        return finish(c, call, &request);                                                          \
+    }
 
-    return finish(
-        pld_reduce_scatter(c->world, c->send, c->recv, c->count, c->dtype, c->redop, &opts),
-        &request);
-}
-
-static int run_allgather(const struct bench_call *c)
-{
-    pld_request *request = NULL;
-    const pld_coll_opts opts = options(c, &request);
-
-    return finish(pld_allgather(c->world, c->send, c->recv, c->count, c->dtype, &opts), &request);
-}
-
-static int run_broadcast(const struct bench_call *c)
-{
-    pld_request *request = NULL;
-    const pld_coll_opts opts = options(c, &request);
-
-    return finish(pld_broadcast(c->world, c->recv, c->count, c->dtype, c->root, &opts), &request);
-}
-
-static int run_alltoall(const struct bench_call *c)
-{
-    pld_request *request = NULL;
-    const pld_coll_opts opts = options(c, &request);
-
-    return finish(pld_alltoall(c->world, c->send, c->recv, c->count, c->dtype, &opts), &request);
-}
-
-static int run_gather(const struct bench_call *c)
-{
-    pld_request *request = NULL;
-    const pld_coll_opts opts = options(c, &request);
-
-    return finish(pld_gather(c->world, c->send, c->recv, c->count, c->dtype, c->root, &opts),
-                  &request);
-}
-
-static int run_scatter(const struct bench_call *c)
-{
-    pld_request *request = NULL;
-    const pld_coll_opts opts = options(c, &request);
-
-    return finish(pld_scatter(c->world, c->send, c->recv, c->count, c->dtype, c->root, &opts),
-                  &request);
-}
+RUN_LIST(allreduce_list, 0, 0,
+         pld_allreduce_list(c->world, items, BENCH_ITEMS, c->dtype, c->redop, &opts))
+RUN_LIST(reduce_scatter_list, 1, 0,
+         pld_reduce_scatter_list(c->world, items, BENCH_ITEMS, c->dtype, c->redop, &opts))
+RUN_LIST(allgather_list, 0, 1, pld_allgather_list(c->world, items, BENCH_ITEMS, c->dtype, &opts))
+RUN_LIST(broadcast_list, 0, 0,
+         pld_broadcast_list(c->world, items, BENCH_ITEMS, c->dtype, c->root, &opts))
 
 /* To the next rank and from the previous one, at once: one of the two must not wait. */
 static int run_sendrecv(const struct bench_call *c)
@@ -111,15 +113,10 @@ static int run_sendrecv(const struct bench_call *c)
 
     if (rc == 0)
         rc = pld_send(c->world, c->send, c->count, c->dtype, next, TAG, &sending);
-    return rc < 0 ? rc : pld_request_wait_all(2, requests);
-}
-
-static int run_barrier(const struct bench_call *c)
-{
-    pld_request *request = NULL;
-    const pld_coll_opts opts = options(c, &request);
-
-    return finish(pld_barrier(c->world, &opts), &request);
+    if (rc < 0)
+        return rc;
+    bench_compute(c->turns);
+    return pld_request_wait_all(2, requests);
 }
 
 /* Factors of the bus bandwidth: nccl-tests, doc/PERFORMANCE.md. */
@@ -195,6 +192,94 @@ static const struct bench_op ops[] = {
      .bus = {1, 1},
      .polder = run_scatter,
      .mpi = MPI_CALL(bench_mpi_scatter)},
+    {.name = "reduce_scatter_v",
+     .title = "Reduce_scatterv",
+     .by_rank = 1,
+     .send_parts = 1,
+     .places = BENCH_BOTH_PLACES,
+     .from = BENCH_ALL_RANKS,
+     .from_own_part = 1,
+     .bus = {1, 1},
+     .polder = run_reduce_scatter_v,
+     .mpi = MPI_CALL(bench_mpi_reduce_scatter_v)},
+    {.name = "allgather_v",
+     .title = "Allgatherv",
+     .by_rank = 1,
+     .recv_parts = 1,
+     .places = BENCH_BOTH_PLACES,
+     .from = BENCH_EACH_RANK,
+     .bus = {1, 1},
+     .polder = run_allgather_v,
+     .mpi = MPI_CALL(bench_mpi_allgather_v)},
+    {.name = "alltoall_v",
+     .title = "Alltoallv",
+     .by_rank = 1,
+     .send_parts = 1,
+     .recv_parts = 1,
+     .places = BENCH_OUT_OF_PLACE,
+     .from = BENCH_EACH_RANK,
+     .from_own_part = 1,
+     .bus = {1, 1},
+     .polder = run_alltoall_v,
+     .mpi = MPI_CALL(bench_mpi_alltoall_v)},
+    {.name = "gather_v",
+     .title = "Gatherv",
+     .by_rank = 1,
+     .recv_parts = 1,
+     .places = BENCH_BOTH_PLACES,
+     .rooted = 1,
+     .root_receives = 1,
+     .from = BENCH_EACH_RANK,
+     .bus = {1, 1},
+     .polder = run_gather_v,
+     .mpi = MPI_CALL(bench_mpi_gather_v)},
+    {.name = "scatter_v",
+     .title = "Scatterv",
+     .by_rank = 1,
+     .send_parts = 1,
+     .places = BENCH_BOTH_PLACES,
+     .rooted = 1,
+     .from = BENCH_ROOT,
+     .from_own_part = 1,
+     .bus = {1, 1},
+     .polder = run_scatter_v,
+     .mpi = MPI_CALL(bench_mpi_scatter_v)},
+    {.name = "allreduce_list",
+     .title = "Allreduce list",
+     .items = 1,
+     .places = BENCH_BOTH_PLACES,
+     .from = BENCH_ALL_RANKS,
+     .bus = {2, 1},
+     .polder = run_allreduce_list,
+     .mpi = MPI_CALL(bench_mpi_allreduce_list)},
+    {.name = "reduce_scatter_list",
+     .title = "Reduce_scatter list",
+     .send_parts = 1,
+     .items = 1,
+     .places = BENCH_OUT_OF_PLACE,
+     .from = BENCH_ALL_RANKS,
+     .from_own_part = 1,
+     .bus = {1, 1},
+     .polder = run_reduce_scatter_list,
+     .mpi = MPI_CALL(bench_mpi_reduce_scatter_list)},
+    {.name = "allgather_list",
+     .title = "Allgather list",
+     .recv_parts = 1,
+     .items = 1,
+     .places = BENCH_OUT_OF_PLACE,
+     .from = BENCH_EACH_RANK,
+     .bus = {1, 1},
+     .polder = run_allgather_list,
+     .mpi = MPI_CALL(bench_mpi_allgather_list)},
+    {.name = "broadcast_list",
+     .title = "Broadcast list",
+     .items = 1,
+     .places = BENCH_IN_PLACE,
+     .rooted = 1,
+     .from = BENCH_ROOT,
+     .bus = {1, 0},
+     .polder = run_broadcast_list,
+     .mpi = MPI_CALL(bench_mpi_broadcast_list)},
     {.name = "sendrecv",
      .title = "Sendrecv",
      .places = BENCH_OUT_OF_PLACE,

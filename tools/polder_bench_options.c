@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { COLD = 256, HOT, VS, MEMORY, OSU, EXPLAIN, TUNE };
+enum { COLD = 256, HOT, VS, MEMORY, OSU, OVERLAP, EXPLAIN, TUNE };
 
 /* A place for the sentence. */
 struct complaint {
@@ -186,7 +186,7 @@ static int read_option(int option, const char *value, struct bench_options *o,
     case 'f':
         return read_bytes("-f", value, &o->factor, why);
     case 'n':
-        return read_int("-n", value, 0, &o->iterations, why);
+        return read_int("-n", value, 1, &o->iterations, why);
     case 'w':
         return read_int("-w", value, 0, &o->warmup, why);
     case 'c':
@@ -199,6 +199,10 @@ static int read_option(int option, const char *value, struct bench_options *o,
         return 0;
     case OSU:
         o->osu = 1;
+        return 0;
+    case OVERLAP:
+        o->osu = o->overlap = 1;
+        o->blocking = 0;
         return 0;
     case EXPLAIN:
         o->explain = 1;
@@ -236,7 +240,11 @@ static int check_all(struct bench_options *o, const struct complaint *why)
                       o->last);
     if (o->step == 0 && o->factor < 2)
         return refuse(why, "-f %zu: sizes must grow, by a factor of 2 or more", o->factor);
-    if (o->tune != NULL && (o->op->from == BENCH_NOTHING || o->op->from == BENCH_PREVIOUS))
+    if (o->overlap && (o->vs_mpi || o->tune != NULL))
+        return refuse(why, "--overlap %s: only polder's calls are overlapped, as they are",
+                      o->vs_mpi ? "--vs mpi" : "--tune");
+    if (o->tune != NULL &&
+        (o->op->from == BENCH_NOTHING || o->op->from == BENCH_PREVIOUS || o->op->items))
         return refuse(why, "--tune %s: there is nothing to choose for %s", o->tune, o->op->name);
     if (o->tune != NULL && (o->memories & (o->memories - 1)) != 0)
         return refuse(why, "--tune %s: one memory at a time", o->tune);
@@ -248,7 +256,7 @@ static int check_all(struct bench_options *o, const struct complaint *why)
 static int read_operation(int argc, char **argv, int at, struct bench_options *o,
                           const struct complaint *why)
 {
-    char known[160] = "";
+    char known[320] = "";
     size_t n = 0;
 
     for (int i = 0; bench_op_at(i) != NULL && n < sizeof(known); i++)
@@ -267,16 +275,13 @@ static int read_operation(int argc, char **argv, int at, struct bench_options *o
 int bench_options_read(int argc, char **argv, struct bench_options *out, char *text, size_t room)
 {
     static const struct option names[] = {
-        {"minbytes", 1, NULL, 'b'},    {"maxbytes", 1, NULL, 'e'},
-        {"stepbytes", 1, NULL, 'i'},   {"stepfactor", 1, NULL, 'f'},
-        {"iters", 1, NULL, 'n'},       {"warmup_iters", 1, NULL, 'w'},
-        {"check", 1, NULL, 'c'},       {"datatype", 1, NULL, 'd'},
-        {"op", 1, NULL, 'o'},          {"root", 1, NULL, 'r'},
-        {"blocking", 1, NULL, 'z'},    {"output_file", 1, NULL, 'J'},
-        {"json", 1, NULL, 'J'},        {"cold", 0, NULL, COLD},
-        {"hot", 0, NULL, HOT},         {"vs", 1, NULL, VS},
-        {"memory", 1, NULL, MEMORY},   {"osu", 0, NULL, OSU},
-        {"explain", 0, NULL, EXPLAIN}, {"tune", 1, NULL, TUNE},
+        {"minbytes", 1, NULL, 'b'},    {"maxbytes", 1, NULL, 'e'},  {"stepbytes", 1, NULL, 'i'},
+        {"stepfactor", 1, NULL, 'f'},  {"iters", 1, NULL, 'n'},     {"warmup_iters", 1, NULL, 'w'},
+        {"check", 1, NULL, 'c'},       {"datatype", 1, NULL, 'd'},  {"op", 1, NULL, 'o'},
+        {"root", 1, NULL, 'r'},        {"blocking", 1, NULL, 'z'},  {"output_file", 1, NULL, 'J'},
+        {"json", 1, NULL, 'J'},        {"cold", 0, NULL, COLD},     {"hot", 0, NULL, HOT},
+        {"vs", 1, NULL, VS},           {"memory", 1, NULL, MEMORY}, {"osu", 0, NULL, OSU},
+        {"explain", 0, NULL, EXPLAIN}, {"tune", 1, NULL, TUNE},     {"overlap", 0, NULL, OVERLAP},
         {"help", 0, NULL, 'h'},        {NULL, 0, NULL, 0}};
     const struct complaint why = {text, room};
     struct bench_options o = {.first = 8,

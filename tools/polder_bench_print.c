@@ -33,10 +33,16 @@ void bench_print_head(const struct bench_options *o, pld_runtime *rt, const char
 
 static void print_osu_head(const struct bench_options *o, const struct bench_case *c)
 {
-    (void)printf("\n# OSU-style polder %s Latency Test, %s memory, %s buffers\n", c->op->title,
-                 memory_names[c->memory], o->cold ? "cold" : "hot");
+    (void)printf("\n# OSU-style polder %s %s Test, %s memory, %s buffers\n", c->op->title,
+                 o->overlap ? "Overlap" : "Latency", memory_names[c->memory],
+                 o->cold ? "cold" : "hot");
     if (c->bytes > 0)
         (void)printf("# Datatype: %s.\n", pld_dtype_name(c->dtype));
+    if (o->overlap) {
+        (void)printf("%-10s%18s%18s%18s%18s\n", "# Size", "Overall(us)", "Compute(us)",
+                     "Pure Comm.(us)", "Overlap(%)");
+        return;
+    }
     (void)printf("%-10s%18s%18s%18s%18s", "# Size", "Avg Latency(us)", "Min Latency(us)",
                  "Max Latency(us)", "Iterations");
     if (o->vs_mpi)
@@ -126,9 +132,14 @@ static void print_osu_row(const struct bench_options *o, const struct bench_case
     /* There the size is that of a part, except for a reduce_scatter. */
     const size_t part = c->count * pld_dtype_bytes(c->dtype);
 
-    (void)printf("%-10zu%18.2f%18.2f%18.2f%18d", c->op->from == BENCH_ALL_RANKS ? c->bytes : part,
-                 r->polder.mean * 1e6, r->polder.fastest * 1e6, r->polder.last * 1e6,
-                 r->iterations);
+    (void)printf("%-10zu", c->op->from == BENCH_ALL_RANKS ? c->bytes : part);
+    if (o->overlap) {
+        (void)printf("%18.2f%18.2f%18.2f%18.2f\n", r->overlap.overall * 1e6,
+                     r->overlap.compute * 1e6, r->overlap.pure * 1e6, r->overlap.percent);
+        return;
+    }
+    (void)printf("%18.2f%18.2f%18.2f%18d", r->polder.mean * 1e6, r->polder.fastest * 1e6,
+                 r->polder.last * 1e6, r->iterations);
     if (o->vs_mpi && r->has_mpi)
         (void)printf("%18.2f", r->mpi.mean * 1e6);
     else if (o->vs_mpi)

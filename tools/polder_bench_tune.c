@@ -14,13 +14,20 @@
 
 enum { SENTENCE = 256 };
 
-static const char *const algorithms[] = {"flat", "ring", "halving", "doubling", "tree", "nodes"};
+static const char *const algorithms[] = {"flat", "ring",  "halving", "doubling",
+                                         "tree", "nodes", "numa"};
 static const char *const chunks[] = {"32K", "128K", "512K"};
 
 void bench_explain(const pld_group *world, const struct bench_case *c, char *text, size_t room)
 {
+    char name[32]; /* of a list: that of the operation */
+    const char *list = strstr(c->op->name, "_list");
+
+    (void)snprintf(name, sizeof(name), "%.*s",
+                   (int)(list != NULL ? (size_t)(list - c->op->name) : strlen(c->op->name)),
+                   c->op->name);
     if (c->op->from == BENCH_NOTHING || c->op->from == BENCH_PREVIOUS ||
-        pld_coll_explain(world, c->op->name, c->bytes, c->dtype, text, room) < 0)
+        pld_coll_explain(world, name, c->bytes, c->dtype, text, room) < 0)
         (void)snprintf(text, room, "no algorithm is chosen for it");
 }
 

@@ -37,14 +37,16 @@
  *   soon after, not before data move, unless POLDER_CHECK=sync.
  * - Numerics: f16 and bf16 are added in f32, also between nodes, and rounded once
  *   (to nearest even; NaN stays NaN).  max and min of a NaN and a number are NaN.
- *   Integers wrap.  The order of a sum follows from group size, node map, count,
- *   dtype and tuning file: the same bits, every time.  It is rank order wherever
- *   each rank's part is added up in one place: inside a node, and up to 8 ranks
- *   without one.  Nodes are added up in the order of their lowest ranks if there
- *   are up to 8, else by ring or halving, as are more than 8 ranks without shared
- *   memory: a ring begins behind the block's owner, halving and doubling add
- *   neighbours, then pairs of them, and so on.  See doc/collectives.md, and
- *   pld_group_set_reproducible() for bits that depend on the ranks alone.
+ *   Integers wrap.  The order of a sum follows from group size, node map, binding of
+ *   ranks, count, dtype and tuning file: the same bits, every time.  It is rank order
+ *   wherever each rank's part is added up in one place: inside a node with up to 8 ranks
+ *   on one NUMA node, up to 8 ranks without one, and for few bytes on up to 8 nodes.
+ *   Inside a node with more ranks, large sums are formed by groups, each in rank order, and the
+ *   groups' sums are added in the order of their lowest ranks.  So are nodes if there are up to
+ *   8, else it is by ring or halving, as with more than 8 ranks without shared memory: a ring
+ *   begins behind the block's owner, halving and doubling add neighbours, then pairs
+ *   of them, and so on.  See doc/collectives.md, and pld_group_set_reproducible() for
+ *   bits that depend on the ranks alone.
  * - Errors: PLD_ERR_ARG (on the rank that passed it: nothing was sent),
  *   PLD_ERR_NOMEM, PLD_ERR_MISMATCH (ranks disagree on the operation),
  *   PLD_ERR_PEER, PLD_ERR_TIMEOUT (see pld_runtime_open()), PLD_ERR_TRANSPORT.
@@ -289,11 +291,11 @@ typedef struct {
  * width.  Leaves dealt out in turn make every leaf a run.  Memory: about 8 MiB per rank, and
  * that much again for what arrives.
  *
- * @param leaves  [n], in any order; each of 0 .. total-1 must be given once, on one rank:
- *                else PLD_ERR_MISMATCH, naming the first that is not
+ * @param leaves  [n], in any order, read before the call returns; their data until it is done.
+ *                Each of 0 .. total-1 must be given once, on one rank: else PLD_ERR_MISMATCH,
+ *                naming the first that is not
  * @param n       of this rank; may be 0
  * @param recv    [count]; may be the data of a leaf of this rank
- * @param opts    with a request it is PLD_ERR_UNSUPPORTED: the call waits
  */
 PLD_API int pld_allreduce_leaves(pld_group *group, const pld_leaf *leaves, size_t n, uint64_t total,
                                  void *recv, size_t count, pld_dtype dtype, pld_op op,

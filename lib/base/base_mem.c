@@ -30,6 +30,11 @@ void *pldi_alloc(size_t count, size_t bytes, const char *what)
     return memset(memory, 0, total);
 }
 
+void pldi_clear(void *memory, size_t bytes)
+{
+    memset(memory, 0, bytes);
+}
+
 void pldi_free(void *memory)
 {
     free(memory);

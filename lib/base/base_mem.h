@@ -17,6 +17,9 @@ enum { PLDI_ALIGN = 64 };
  */
 void *pldi_alloc(size_t count, size_t bytes, const char *what);
 
+/** memset() to 0 by the C library, where compilers would rather have a slow instruction. */
+void pldi_clear(void *memory, size_t bytes);
+
 /** NULL is fine. */
 void pldi_free(void *memory);
 

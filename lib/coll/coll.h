@@ -19,6 +19,8 @@
 #include <polder/coll.h>
 #include <polder/device.h>
 
+#include <stdatomic.h>
+
 #include <stdint.h>
 
 #include "coll/coll_choice.h"
@@ -27,8 +29,9 @@
 #include "transport/transport.h"
 
 enum {
-    PLDI_SMALL_BYTES = 16384, /**< what travels with the opening */
+    PLDI_SMALL_BYTES = 16384, /**< what travels with the opening, for one rank */
     PLDI_DIRECT_RANKS = 8,    /**< up to here every rank talks to every other at once */
+    PLDI_HALL_RANKS = 64,     /**< on few nodes: up to here each hears of each */
     PLDI_LANES = 2,           /**< chunks under way at a time: one moves, one is reduced */
     PLDI_TEXT_BYTES = 1024,
     PLDI_TAG_BYTES = 60,
@@ -59,6 +62,7 @@ enum pldi_kind {
     PLDI_SCATTER_V,
     PLDI_SEND,
     PLDI_RECV,
+    PLDI_LEAVES,
     PLDI_CONNECT, /**< making what operations on device memory need */
     PLDI_KINDS
 };
@@ -88,6 +92,8 @@ struct pldi_opening {
     char tag[PLDI_TAG_BYTES];   /**< the caller's name for the operation */
     char site[PLDI_SITE_BYTES]; /**< where it was called */
 };
+_Static_assert(2 * (int)PLDI_HALL_RANKS <= (int)PLDI_COUNTS,
+               "alltoall_v's, of the sent and received");
 _Static_assert(sizeof(struct pldi_opening) == 192, "data that follow are aligned");
 
 /** All that one rank said; for the verdict. */
@@ -97,15 +103,9 @@ struct pldi_word {
     const char *text;       /**< [opening->bytes], if its code is negative */
 };
 
-enum { PLDI_SLOT_BYTES = (int)sizeof(struct pldi_opening) + PLDI_COUNTS * 8 + PLDI_SMALL_BYTES };
+enum { PLDI_KEPT = 4 /**< operations that a group keeps when they are over */ };
 
-/** What log2(size) rounds carry if there are too many ranks to talk to each. */
-struct pldi_digest {
-    struct pldi_opening low, high; /**< smallest and largest print */
-    struct pldi_opening bad;       /**< of the lowest rank with a code; rank INT32_MAX: none */
-    char text[PLDI_TEXT_BYTES];
-    uint64_t counts[2][PLDI_COUNTS]; /**< of low and high */
-};
+enum { PLDI_SLOT_BYTES = (int)sizeof(struct pldi_opening) + PLDI_COUNTS * 8 + PLDI_SMALL_BYTES };
 
 /** A chunk's way through the two stages of an operation. */
 struct pldi_lane {
@@ -150,16 +150,19 @@ struct pld_request {
     int peer, tag;
     struct { /* coll_shm_mail.c */
         pld_request *next;
-        uint64_t id, ref;
+        uint64_t id, ref, at;
         size_t bytes, moved;
         int phase;
     } mail;
-    unsigned waits;           /**< fruitless steps, for looking after the others now and then */
-    double looked;            /**< when that was last done */
-    const char *name;         /**< the caller's tag */
-    uint64_t ticket;          /**< of the recorder */
-    int started;              /**< and it knows that all have come */
-    struct pldi_check *check; /**< of a message that is being announced */
+    unsigned waits;             /**< fruitless steps, for looking after the others now and then */
+    double looked;              /**< when that was last done */
+    const pld_request *whole;   /**< what it is a part of; NULL: nothing */
+    const char *name;           /**< the caller's tag */
+    uint64_t hash;              /**< of the print */
+    uint64_t ticket;            /**< of the recorder */
+    int started;                /**< and it knows that all have come */
+    struct pldi_check *check;   /**< of a message that is being announced */
+    struct pldi_leaves *leaves; /**< of pld_allreduce_leaves(), while it is under way */
 
     /* Where one count does not say it all; in `memory`, which is the operation's. */
     void *memory;
@@ -198,10 +201,12 @@ struct pld_group {
     const struct pldi_kernels *kernels;
     int rank, size;
     uint64_t sequence;
+    size_t small_bytes; /**< that travel with an opening, for one rank; 0: a digest does */
     size_t chunk_bytes; /**< of messages of large operations, for each peer; equal on all ranks */
     int broken;         /**< the code that ended communication in this group */
     pld_request *first, *last;
-    pld_request spare; /**< for calls that wait: they need no memory */
+    pld_request spare;                      /**< for calls that wait: they need no memory */
+    _Atomic(pld_request *) kept[PLDI_KEPT]; /**< of calls that did not; to be used again */
     struct pldi_work work;
     struct pldi_node_shm *node;       /**< the runtime's; NULL: none, or not yet */
     struct pldi_team *team;           /**< NULL: its ranks send messages */
@@ -211,7 +216,8 @@ struct pld_group {
     const struct pldi_tuning *tuning; /**< the runtime's; NULL: the defaults */
     struct pldi_tuning *own_tuning;   /**< of pld_group_set_tuning() */
     int reproducible;                 /**< sums by the canonical tree */
-    uint64_t crossed; /**< bytes of collective operations that this rank sent to other nodes */
+    uint64_t crossed;   /**< bytes of collective operations that this rank sent to other nodes */
+    uint64_t crossings; /**< messages of them */
     struct pldi_health_group *health; /**< NULL: not recorded (yet) */
     uint64_t splits;
     int check;                 /**< messages are announced first */
@@ -233,8 +239,17 @@ int pldi_work_reserve(pld_group *group, size_t bytes);
 
 /** Move on; sets *moved if anything happened.  1: done, 0: not yet; or an error. */
 int pldi_op_step(pld_request *op, int *moved);
-/** The same without the recorder; for an operation that is part of another. */
-int pldi_op_move(pld_request *op, int *moved);
+/** The same for an operation that is a part of another one, and not recorded. */
+int pldi_op_part(pld_request *op, int *moved);
+
+/** A collective operation is complete but for its number in its group. */
+void pldi_op_number(pld_request *op, uint64_t number);
+
+/**
+ * What the other ranks wait for, if it can be done at once: the rest of the first step, and
+ * the recorder, come while they look.
+ */
+void pldi_op_hasten(pld_request *op);
 /** End an operation under way with an error. */
 int pldi_op_give_up(pld_request *op, int code);
 int pldi_open_step(pld_request *op, int *moved);
@@ -261,6 +276,8 @@ const unsigned char *pldi_open_data(const pld_group *group, int rank);
 /** Test what is active among n transfers; wants may be NULL.  1: none is active any more. */
 int pldi_xfers_test(pld_group *group, struct pldi_xfer *xfers, const size_t *wants, int n,
                     int *moved);
+/** The first n of the group's own transfers, likewise. */
+int pldi_work_test(pld_group *group, int n, int *moved);
 /** isend() of the group's transport, for collective operations: counts what leaves the node. */
 int pldi_send_part(pld_group *group, const void *buf, size_t bytes, int peer, int tag,
                    struct pldi_xfer *x);

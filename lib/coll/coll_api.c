@@ -16,11 +16,43 @@
 #include "base/base_err.h"
 #include "base/base_mem.h"
 #include "base/base_opts.h"
+#include "base/base_ticks.h"
 #include "coll/coll_call.h"
 #include "coll/coll_device.h"
 #include "coll/coll_health.h"
+#include "coll/coll_leaves.h"
+#include "coll/coll_shm.h"
 
 enum { MAX_TAG = (1 << 20) - 1, TRIES_AT_ONCE = 3000 };
+
+/* Memory for an operation, of which nothing is zero; NULL: there is none. */
+static pld_request *take_kept(pld_group *group)
+{
+    for (int i = 0; i < PLDI_KEPT; i++) {
+        pld_request *op = atomic_load_explicit(&group->kept[i], memory_order_relaxed);
+
+        if (op != NULL)
+            op = atomic_exchange_explicit(&group->kept[i], NULL, memory_order_acquire);
+        if (op != NULL)
+            return op;
+    }
+    return pldi_alloc(1, sizeof(pld_request), "an operation");
+}
+
+static void keep(pld_request *op)
+{
+    pld_group *group = op->group;
+
+    for (int i = 0; i < PLDI_KEPT; i++) {
+        pld_request *none = NULL;
+
+        if (atomic_load_explicit(&group->kept[i], memory_order_relaxed) == NULL &&
+            atomic_compare_exchange_strong_explicit(&group->kept[i], &none, op,
+                                                    memory_order_release, memory_order_relaxed))
+            return;
+    }
+    pldi_free(op);
+}
 
 static int finish(pld_request *op)
 {
@@ -31,8 +63,16 @@ static int finish(pld_request *op)
         (void)pldi_fail(code, "%s", op->text);
     pldi_free(op->memory);
     if (!op->spare)
-        pldi_free(op);
+        keep(op);
     return code;
+}
+
+/* At least those of this rank's node. */
+static int meets_in_memory(const pld_group *group)
+{
+    const pld_group *meets = pldi_team_group(group);
+
+    return meets != NULL && meets->team != NULL;
 }
 
 /*
@@ -43,11 +83,19 @@ static int finish(pld_request *op)
 static int try_at_once(pld_request *op)
 {
     struct pldi_engine *engine = op->group->engine;
+    const uint64_t now = pldi_ticks();
     int tries = 0;
     int rc = 0;
 
-    if (op->group->team == NULL || !pldi_engine_try_enter(engine))
+    op->ticket = pldi_health_ticket(op->group->health);
+    if (!meets_in_memory(op->group) || !pldi_engine_try_enter(engine)) {
+        pldi_coll_called(op, now);
         return 0;
+    }
+    pldi_op_hasten(op);
+    pldi_coll_called(op, now);
+    if (pldi_engine_may_spin(engine))
+        pldi_team_spin(op);
     while (rc == 0 && tries < TRIES_AT_ONCE) {
         int moved = 0;
 
@@ -57,8 +105,28 @@ static int try_at_once(pld_request *op)
         else if (rc == 0)
             pldi_engine_idle(engine, &tries);
     }
-    pldi_engine_leave(engine);
+    pldi_engine_leave_quickly(engine);
     return rc;
+}
+
+/* It is the group's spare one. */
+static int do_and_wait(pld_request *op)
+{
+    const int rc = try_at_once(op);
+
+    if (rc != 0 && op->staged != NULL) {
+        op->code = rc < 0 ? rc : PLD_OK;
+        if (rc < 0)
+            (void)snprintf(op->text, sizeof(op->text), "%s", pld_last_error());
+        return finish(op);
+    }
+    if (rc != 0) {
+        pldi_free(op->memory);
+        return rc < 0 ? rc : PLD_OK;
+    }
+    pldi_engine_post(op->group->engine, op, 0);
+    pldi_engine_wait(op->group->engine, op);
+    return finish(op);
 }
 
 static void copy_operation(pld_request *to, const pld_request *from)
@@ -69,23 +137,22 @@ static void copy_operation(pld_request *to, const pld_request *from)
         memcpy(to->text, from->text, sizeof(to->text));
 }
 
-static int post_and_wait(const pld_request *filled)
+/* Without memory for an operation of its own. */
+static int take_part(pld_request *filled)
 {
     pld_request *op = &filled->group->spare;
-    int rc;
 
+    if (filled->kind == PLDI_SEND || filled->kind == PLDI_RECV) {
+        pldi_staged_release(filled);
+        return PLD_ERR_NOMEM;
+    }
+    if (filled->code == 0) {
+        filled->code = PLD_ERR_NOMEM;
+        (void)snprintf(filled->text, sizeof(filled->text), "%s", pld_last_error());
+    }
     copy_operation(op, filled);
     op->spare = 1;
-    rc = try_at_once(op);
-    if (rc != 0) {
-        op->code = rc < 0 ? rc : PLD_OK;
-        if (rc < 0)
-            (void)snprintf(op->text, sizeof(op->text), "%s", pld_last_error());
-        return finish(op);
-    }
-    pldi_engine_post(op->group->engine, op, 0);
-    pldi_engine_wait(op->group->engine, op);
-    return finish(op);
+    return do_and_wait(op);
 }
 
 static int post_filled(pld_request *filled, const pld_coll_opts *opts)
@@ -93,36 +160,36 @@ static int post_filled(pld_request *filled, const pld_coll_opts *opts)
     pld_request *op;
     int rc = 1;
 
-    if (filled->group->gpu != NULL)
+    if (filled->group->gpu != NULL && filled->kind != PLDI_LEAVES)
         rc = pldi_gpu_post(filled, opts);
     if (rc <= 0)
         return rc;
-    if (filled->kind != PLDI_SEND && filled->kind != PLDI_RECV)
-        filled->print.sequence = filled->group->sequence++;
     filled->name = opts->tag;
-    rc = pldi_coll_called(filled);
+    if (filled->kind != PLDI_SEND && filled->kind != PLDI_RECV)
+        pldi_op_number(filled, filled->group->sequence++);
+    rc = pldi_coll_may(filled);
     if (rc < 0) {
         pldi_staged_release(filled);
         pldi_free(filled->memory);
         return rc;
     }
-    if (opts->request == NULL)
-        return post_and_wait(filled);
-    op = pldi_alloc(1, sizeof(*op), "an operation");
-    if (op == NULL && (filled->kind == PLDI_SEND || filled->kind == PLDI_RECV)) {
-        pldi_staged_release(filled);
-        return pldi_coll_stepped(filled, PLD_ERR_NOMEM, 0);
-    }
-    if (op == NULL && filled->code == 0) {
-        filled->code = PLD_ERR_NOMEM;
-        (void)snprintf(filled->text, sizeof(filled->text), "%s", pld_last_error());
-    }
+    if (filled->spare)
+        return do_and_wait(filled);
+    op = take_kept(filled->group);
     if (op == NULL)
-        return post_and_wait(filled);
+        return take_part(filled);
     copy_operation(op, filled);
+    op->ticket = pldi_health_ticket(op->group->health);
+    pldi_coll_called(op, pldi_ticks());
     *opts->request = op;
     pldi_engine_post(op->group->engine, op, 1);
     return PLD_OK;
+}
+
+/* Where a call is filled in: one that waits, in the place where it will be. */
+static pld_request *place_for(pld_group *group, const pld_coll_opts *opts, pld_request *local)
+{
+    return opts->request == NULL ? &group->spare : local;
 }
 
 /* Inlined: the address that it takes is that of the public function's caller. */
@@ -138,11 +205,16 @@ static inline __attribute__((always_inline)) int collective(const struct pldi_ca
                                                             const pld_coll_opts *opts)
 {
     pld_coll_opts o;
-    pld_request r;
+    pld_request local;
+    pld_request *r;
 
     PLDI_TRY(pldi_call_opts(opts, &o));
-    PLDI_TRY(pldi_call_fill(call, o.scale, &r));
-    return post(&r, &o);
+    if (call->group == NULL)
+        return pldi_fail(PLD_ERR_ARG, "%s: need group != NULL", call->name);
+    r = place_for(call->group, &o, &local);
+    PLDI_TRY(pldi_call_fill(call, o.scale, r));
+    r->spare = r != &local;
+    return post(r, &o);
 }
 
 int pld_allreduce(pld_group *group, const void *send, void *recv, size_t count, pld_dtype dtype,
@@ -338,6 +410,24 @@ int pld_scatter_v(pld_group *group, const void *send, void *recv, const size_t *
     return collective(&call, opts);
 }
 
+int pld_allreduce_leaves(pld_group *group, const pld_leaf *leaves, size_t n, uint64_t total,
+                         void *recv, size_t count, pld_dtype dtype, pld_op op,
+                         const pld_coll_opts *opts)
+{
+    pld_coll_opts o;
+    pld_request local;
+    pld_request *r;
+
+    PLDI_CHECK_ARG(group != NULL);
+    PLDI_TRY(pldi_call_opts(opts, &o));
+    PLDI_TRY(pldi_gpu_refuse(group, "pld_allreduce_leaves", recv));
+    r = place_for(group, &o, &local);
+    pldi_call_start(r, group, PLDI_LEAVES, NULL, recv, count, dtype);
+    PLDI_TRY(pldi_leaves_fill(r, leaves, n, total, op, o.scale));
+    r->spare = r != &local;
+    return post(r, &o);
+}
+
 int pld_allreduce_list(pld_group *group, const pld_coll_item *items, size_t n, pld_dtype dtype,
                        pld_op op, const pld_coll_opts *opts)
 {
@@ -408,14 +498,16 @@ int pld_barrier(pld_group *group, const pld_coll_opts *opts)
 int pld_agree(pld_group *group, int code)
 {
     const pld_coll_opts o = {PLD_OPTS(pld_coll_opts)};
-    pld_request r;
+    pld_request *r;
 
     PLDI_CHECK_ARG(group != NULL);
-    pldi_call_start(&r, group, PLDI_AGREE, NULL, NULL, 0, PLD_U8);
-    r.code = code < 0 ? code : 0;
+    r = &group->spare;
+    pldi_call_start(r, group, PLDI_AGREE, NULL, NULL, 0, PLD_U8);
+    r->spare = 1;
+    r->code = code < 0 ? code : 0;
     if (code < 0)
-        (void)snprintf(r.text, sizeof(r.text), "%s", pld_last_error());
-    return post(&r, &o);
+        (void)snprintf(r->text, sizeof(r->text), "%s", pld_last_error());
+    return post(r, &o);
 }
 
 static int check_peer(const char *call, const pld_group *group, int peer, int tag)
@@ -436,32 +528,38 @@ int pld_send(pld_group *group, const void *buf, size_t count, pld_dtype dtype, i
              const pld_coll_opts *opts)
 {
     pld_coll_opts o;
-    pld_request r;
+    pld_request local;
+    pld_request *r;
 
     PLDI_CHECK_ARG(group != NULL);
     PLDI_TRY(check_peer(__func__, group, dest, tag));
     PLDI_TRY(pldi_call_opts(opts, &o));
     PLDI_TRY(pldi_call_check_buffer(__func__, "buf", buf, count, dtype));
-    pldi_call_start(&r, group, PLDI_SEND, buf, NULL, count, dtype);
-    r.peer = dest;
-    r.tag = tag;
-    return post(&r, &o);
+    r = place_for(group, &o, &local);
+    pldi_call_start(r, group, PLDI_SEND, buf, NULL, count, dtype);
+    r->spare = r != &local;
+    r->peer = dest;
+    r->tag = tag;
+    return post(r, &o);
 }
 
 int pld_recv(pld_group *group, void *buf, size_t count, pld_dtype dtype, int source, int tag,
              const pld_coll_opts *opts)
 {
     pld_coll_opts o;
-    pld_request r;
+    pld_request local;
+    pld_request *r;
 
     PLDI_CHECK_ARG(group != NULL);
     PLDI_TRY(check_peer(__func__, group, source, tag));
     PLDI_TRY(pldi_call_opts(opts, &o));
     PLDI_TRY(pldi_call_check_buffer(__func__, "buf", buf, count, dtype));
-    pldi_call_start(&r, group, PLDI_RECV, NULL, buf, count, dtype);
-    r.peer = source;
-    r.tag = tag;
-    return post(&r, &o);
+    r = place_for(group, &o, &local);
+    pldi_call_start(r, group, PLDI_RECV, NULL, buf, count, dtype);
+    r->spare = r != &local;
+    r->peer = source;
+    r->tag = tag;
+    return post(r, &o);
 }
 
 int pld_request_wait(pld_request **request)

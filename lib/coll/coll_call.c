@@ -84,13 +84,26 @@ static int check_apart(const char *call, const pld_request *op)
     return pldi_fail(PLD_ERR_ARG, "%s: send and recv overlap without being in place", call);
 }
 
+/* What most calls are, in short: whole vectors, in place or apart. */
+static int are_plainly_fine(const pld_request *op, size_t bytes)
+{
+    const uintptr_t send = (uintptr_t)op->send;
+    const uintptr_t recv = (uintptr_t)op->recv;
+
+    return op->kind == PLDI_ALLREDUCE && send != 0 && recv != 0 && (send | recv) % bytes == 0 &&
+           (send == recv || send + op->vector <= recv || recv + op->vector <= send);
+}
+
 /* The buffers of an operation with one item. */
 static int check_buffers(const char *call, const pld_request *op)
 {
     const size_t bytes = pld_dtype_bytes(op->dtype);
-    const size_t send = pldi_extent(op, PLDI_SENT);
-    const size_t recv = pldi_extent(op, PLDI_RECEIVED);
+    size_t send, recv;
 
+    if (are_plainly_fine(op, bytes))
+        return PLD_OK;
+    send = pldi_extent(op, PLDI_SENT);
+    recv = pldi_extent(op, PLDI_RECEIVED);
     if (op->kind == PLDI_BROADCAST)
         return pldi_call_check_buffer(call, "buf", op->recv, op->count, op->dtype);
     if (send > 0)
@@ -267,7 +280,7 @@ static int set_op(const char *call, pld_request *op, pld_op reduce, double scale
 void pldi_call_start(pld_request *out, pld_group *group, enum pldi_kind kind, const void *send,
                      void *recv, size_t count, pld_dtype dtype)
 {
-    memset(out, 0, offsetof(pld_request, text));
+    pldi_clear(out, offsetof(pld_request, text));
     out->text[0] = '\0';
     out->group = group;
     out->kind = kind;
@@ -304,8 +317,6 @@ int pldi_call_fill(const struct pldi_call *call, double scale, pld_request *out)
 {
     int rc;
 
-    if (call->group == NULL)
-        return pldi_fail(PLD_ERR_ARG, "%s: need group != NULL", call->name);
     pldi_call_start(out, call->group, call->kind, call->send, call->recv, call->count, call->dtype);
     rc = fill(call, scale, out);
     if (rc < 0)

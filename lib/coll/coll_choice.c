@@ -18,6 +18,7 @@
 #include "coll/coll_device.h"
 #include "coll/coll_nodes.h"
 #include "coll/coll_shape.h"
+#include "coll/coll_shm_levels.h"
 
 enum { ANY = -1, MANY = PLDI_DIRECT_RANKS + 1, NO_END = INT32_MAX, CHUNK = 128 << 10 };
 
@@ -34,8 +35,8 @@ enum { ANY = -1, MANY = PLDI_DIRECT_RANKS + 1, NO_END = INT32_MAX, CHUNK = 128 <
     }
 
 static const struct pldi_rule defaults[] = {
-    {PLDI_BROADCAST, ANY, PPN(2), {65536, END}, PLDI_NODES, CHUNK},
-    {ANY, ANY, PPN(2), {16385, END}, PLDI_NODES, CHUNK},
+    {ANY, ANY, PPN(1), {65537, END}, PLDI_NUMA, CHUNK},
+    {ANY, ANY, PPN(2), {0, END}, PLDI_NODES, CHUNK},
     {PLDI_ALLREDUCE, ANY, NODES(MANY, NO_END), {0, 32768}, PLDI_DOUBLING, CHUNK},
     {PLDI_ALLREDUCE, ANY, NODES(MANY, NO_END), {0, 1 << 20}, PLDI_HALVING, CHUNK},
     {PLDI_ALLREDUCE, ANY, NODES(MANY, NO_END), {0, END}, PLDI_RING, CHUNK},
@@ -51,22 +52,53 @@ static const struct pldi_rule defaults[] = {
     {ANY, ANY, NODES(1, NO_END), {0, END}, PLDI_FLAT, CHUNK},
 };
 
+/* What all ranks of a node send to another is one message, as long as that of few ranks. */
+size_t pldi_small_most(int ranks, int nodes)
+{
+    if (ranks <= PLDI_DIRECT_RANKS)
+        return PLDI_SMALL_BYTES;
+    if (nodes > PLDI_DIRECT_RANKS || ranks > PLDI_HALL_RANKS)
+        return 0;
+    return (size_t)PLDI_DIRECT_RANKS * PLDI_SMALL_BYTES / (size_t)ranks / 16 * 16;
+}
+
 static int is_power_of_two(int n)
 {
     return (n & (n - 1)) == 0;
 }
 
+/* What can be done in two levels. */
+static int is_by_vector(const struct pldi_facts *f)
+{
+    return f->kind == PLDI_ALLREDUCE || f->kind == PLDI_REDUCE || f->kind == PLDI_BROADCAST;
+}
+
+static int is_by_block(const struct pldi_facts *f)
+{
+    return f->kind == PLDI_REDUCE_SCATTER || f->kind == PLDI_REDUCE_SCATTER_V ||
+           f->kind == PLDI_ALLGATHER || f->kind == PLDI_ALLGATHER_V;
+}
+
+static int is_sum_by_tree(const struct pldi_facts *f)
+{
+    return f->tree && pldi_shape((enum pldi_kind)f->kind)->reduces;
+}
+
 static int fits_nodes(const struct pldi_facts *f)
 {
-    const struct pldi_shape *shape = pldi_shape((enum pldi_kind)f->kind);
-    const int by_vector =
-        f->kind == PLDI_ALLREDUCE || f->kind == PLDI_REDUCE || f->kind == PLDI_BROADCAST;
-    const int by_block = f->kind == PLDI_REDUCE_SCATTER || f->kind == PLDI_REDUCE_SCATTER_V ||
-                         f->kind == PLDI_ALLGATHER || f->kind == PLDI_ALLGATHER_V;
-
-    if (f->nodes < 2 || f->nodes >= f->ranks || !(by_vector || (by_block && f->regular)))
+    if (f->nodes < 2 || f->nodes >= f->ranks ||
+        !(is_by_vector(f) || (is_by_block(f) && f->regular)))
         return 0;
-    return !f->tree || !shape->reduces || f->aligned;
+    return !is_sum_by_tree(f) || f->aligned;
+}
+
+/* In shared memory there is one level, or two. */
+static int fits_shared(const struct pldi_facts *f, enum pldi_algorithm algorithm)
+{
+    if (algorithm != PLDI_NUMA)
+        return algorithm == PLDI_FLAT;
+    return f->numas > 1 && (is_by_vector(f) || is_by_block(f)) &&
+           (!is_sum_by_tree(f) || f->near_aligned);
 }
 
 int pldi_choice_fits(const struct pldi_facts *f, enum pldi_algorithm algorithm)
@@ -75,6 +107,8 @@ int pldi_choice_fits(const struct pldi_facts *f, enum pldi_algorithm algorithm)
     const int scatters = f->kind == PLDI_REDUCE_SCATTER || f->kind == PLDI_REDUCE_SCATTER_V;
     const int gathers = f->kind == PLDI_ALLGATHER || f->kind == PLDI_ALLGATHER_V;
 
+    if (f->shared)
+        return fits_shared(f, algorithm);
     switch (algorithm) {
     case PLDI_FLAT:
         return f->kind != PLDI_BROADCAST;
@@ -88,6 +122,7 @@ int pldi_choice_fits(const struct pldi_facts *f, enum pldi_algorithm algorithm)
         return f->kind == PLDI_ALLREDUCE && (!f->tree || is_power_of_two(f->ranks));
     case PLDI_NODES:
         return fits_nodes(f);
+    case PLDI_NUMA:
     case PLDI_NCCL: /* never on the host */
     case PLDI_ALGORITHMS:
         break;
@@ -132,8 +167,18 @@ static int is_small(const struct pldi_facts *f)
     const enum pldi_cut *cut = pldi_shape((enum pldi_kind)f->kind)->cut;
     const int blocks = cut[PLDI_SENT] == PLDI_BLOCKS || cut[PLDI_RECEIVED] == PLDI_BLOCKS;
 
-    return f->ranks <= PLDI_DIRECT_RANKS &&
-           f->bytes / (uint64_t)(blocks ? f->ranks : 1) <= PLDI_SMALL_BYTES;
+    const size_t most = pldi_small_most(f->ranks, f->nodes);
+
+    return most > 0 && f->bytes / (uint64_t)(blocks ? f->ranks : 1) <= most;
+}
+
+/* Two levels are more stages, and where ranks share processors each is a turn of the
+ * scheduler: there it takes a tuning file to say that they are worth it. */
+static const struct pldi_rule *find_default(const struct pldi_facts *f)
+{
+    const size_t skipped = f->shared && f->crowded ? 1 : 0;
+
+    return find(defaults + skipped, sizeof(defaults) / sizeof(defaults[0]) - skipped, f);
 }
 
 struct pldi_choice pldi_choose(const struct pldi_facts *facts, const struct pldi_tuning *tuning)
@@ -147,7 +192,7 @@ struct pldi_choice pldi_choose(const struct pldi_facts *facts, const struct pldi
         return choice;
     }
     if (rule == NULL)
-        rule = find(defaults, sizeof(defaults) / sizeof(defaults[0]), &f);
+        rule = find_default(&f);
     choice.algorithm = rule->algorithm;
     choice.chunk = rule->chunk;
     if (rule->algorithm != PLDI_NODES)
@@ -158,7 +203,7 @@ struct pldi_choice pldi_choose(const struct pldi_facts *facts, const struct pldi
     f.ppn = 1;
     rule = tuning != NULL ? find(tuning->rules, tuning->n, &f) : NULL;
     if (rule == NULL)
-        rule = find(defaults, sizeof(defaults) / sizeof(defaults[0]), &f);
+        rule = find_default(&f);
     choice.across = rule->algorithm;
     return choice;
 }
@@ -167,7 +212,21 @@ struct pldi_facts pldi_facts_of(const pld_group *group, int kind, pld_dtype dtyp
 {
     const struct pldi_nodes *n = group->nodes;
     const int shared = n != NULL && n->shared;
+    const struct pldi_levels *levels = group->team != NULL ? group->team->levels : NULL;
 
+    if (group->team != NULL)
+        return (struct pldi_facts){.kind = kind,
+                                   .dtype = dtype,
+                                   .bytes = bytes,
+                                   .ranks = group->size,
+                                   .nodes = 1,
+                                   .ppn = group->size,
+                                   .regular = 1,
+                                   .tree = group->reproducible,
+                                   .shared = 1,
+                                   .crowded = group->node->crowded,
+                                   .numas = levels != NULL ? levels->map->n : 1,
+                                   .near_aligned = levels != NULL && levels->map->aligned};
     return (struct pldi_facts){.kind = kind,
                                .dtype = dtype,
                                .bytes = bytes,
@@ -195,6 +254,13 @@ static void explain(const pld_group *g, const struct pldi_facts *f, char *out, s
 
     if (g->size == 1)
         (void)snprintf(out, bytes, "alone: a copy");
+    else if (g->team != NULL && c.algorithm == PLDI_NUMA)
+        (void)snprintf(out, bytes,
+                       "numa: shared memory of one node in two levels, %d ranks in %d groups, "
+                       "chunks of %zu bytes%s",
+                       f->ranks, f->numas, c.chunk, sums);
+    else if (g->team != NULL && f->numas > 1)
+        (void)snprintf(out, bytes, "flat: shared memory of one node, %d ranks%s", f->ranks, sums);
     else if (g->team != NULL)
         (void)snprintf(out, bytes, "shared memory of one node, %d ranks%s", f->ranks, sums);
     else if (is_small(f))

@@ -20,10 +20,14 @@ struct pldi_facts {
     pld_dtype dtype;
     uint64_t bytes; /**< of the vector, or of all blocks together */
     int ranks;
-    int nodes, ppn; /**< ranks of the smallest node; a rank without shared memory is a node */
-    int regular;    /**< all nodes have as many ranks */
-    int aligned;    /**< the ranks of a node are a subtree of the canonical tree */
-    int tree;       /**< sums must be formed by that tree */
+    int nodes, ppn;   /**< ranks of the smallest node; a rank without shared memory is a node */
+    int regular;      /**< all nodes have as many ranks */
+    int aligned;      /**< the ranks of a node are a subtree of the canonical tree */
+    int tree;         /**< sums must be formed by that tree */
+    int shared;       /**< all ranks share memory, on one node */
+    int crowded;      /**< and they outnumber the processors */
+    int numas;        /**< then: groups of near ranks; 0 or 1: there are none */
+    int near_aligned; /**< and whether the ranks of each are such a subtree */
 };
 
 struct pldi_choice {
@@ -45,6 +49,9 @@ struct pldi_tuning {
     size_t n;
     struct pldi_rule rules[];
 };
+
+/** Bytes for one rank that travel with the openings of so many; 0: none do. */
+size_t pldi_small_most(int ranks, int nodes);
 
 /** Whether the algorithm can do it at all. */
 int pldi_choice_fits(const struct pldi_facts *facts, enum pldi_algorithm algorithm);

@@ -201,7 +201,7 @@ static int announce(struct pldi_gpu_group *g, pld_request *filled)
     if (!filled->group->check)
         return PLD_OK;
     PLDI_TRY(pldi_gpu_announce(g, filled));
-    return pldi_coll_called(filled);
+    return pldi_coll_record(filled);
 }
 
 static int fly(pld_request *filled, const pld_coll_opts *opts)
@@ -211,9 +211,9 @@ static int fly(pld_request *filled, const pld_coll_opts *opts)
     int rc = filled->code;
 
     if (!is_message(filled))
-        filled->print.sequence = filled->group->sequence++;
+        pldi_op_number(filled, filled->group->sequence++);
     filled->name = opts->tag;
-    PLDI_TRY(pldi_coll_called(filled));
+    PLDI_TRY(pldi_coll_record(filled));
     if (rc < 0) /* no memory for its counts: nobody else knows */
         (void)pldi_fail(rc, "%s", filled->text);
     if (rc == PLD_OK)

@@ -87,8 +87,8 @@ static void post(struct pldi_gpu_group *g)
     op->print.op = PLD_MAX;
     op->print.scale = 1;
     op->name = NAME;
-    op->print.sequence = g->group->sequence++;
-    if (pldi_coll_called(op) < 0) { /* the job is over, and the next call says so */
+    pldi_op_number(op, g->group->sequence++);
+    if (pldi_coll_record(op) < 0) { /* the job is over, and the next call says so */
         pldi_free(c);
         pldi_free(op);
         return;
@@ -126,6 +126,7 @@ int pldi_gpu_announce(struct pldi_gpu_group *g, const pld_request *op)
     word.peer = op->peer;
     word.tag = pldi_gpu_tag(g->group, op->tag);
     word.print = op->print;
+    word.hash = op->hash;
     word.name = op->name;
     word.ticket = op->ticket;
     word.counts = op->counts;

@@ -16,6 +16,7 @@
 
 #include "base/base_err.h"
 #include "base/base_mem.h"
+#include "base/base_ticks.h"
 #include "coll/coll_break.h"
 #include "coll/coll_call.h"
 #include "coll/coll_device.h"
@@ -245,9 +246,10 @@ static int join(struct pldi_gpu_group *g, const unsigned char *id)
     }
     if (rc == PLD_OK) {
         const struct pldi_health_call call = {
-            .kind = PLDI_CONNECT, .peer = -1, .sequence = op.print.sequence};
+            .kind = PLDI_CONNECT, .peer = -1, .sequence = op.print.sequence, .stamp = pldi_ticks()};
 
-        op.ticket = pldi_health_called(group->health, &call);
+        op.ticket = pldi_health_ticket(group->health);
+        pldi_health_called(group->health, op.ticket, &call);
         rc = meet(g, id, &v, &op, &own, &comm);
         pldi_health_ended(group->health, op.ticket, rc);
         if (group->broken == 0)

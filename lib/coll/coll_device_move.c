@@ -277,6 +277,7 @@ int pldi_put_operation(struct pldi_put *put)
     case PLDI_BARRIER:
     case PLDI_AGREE:
     case PLDI_CONNECT:
+    case PLDI_LEAVES:
     case PLDI_KINDS:
         break;
     }

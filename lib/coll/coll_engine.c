@@ -8,35 +8,49 @@
  * Posting appends; only the driver removes.  The list that it walks can
  * therefore grow at its end under its feet, and nothing else.
  *
+ * Whether somebody drives is a word of its own, so that a call that finds nobody does without
+ * the lock.  Who finds somebody, and waits, marks it; only who gives a marked one back has
+ * anybody to wake.
+ *
  * Who finds nothing to do spins a little if the rank has a core of its own, then
  * yields, then sleeps: where ranks share cores, a spinning one takes the time
- * that the other needs to send what is waited for.
+ * that the other needs to send what is waited for.  It sleeps until it is rung for
+ * (base_door.h) where all that it waits for comes by shared memory, else for a moment.
  */
 
 #include "coll/coll_engine.h"
 
 #include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <time.h>
 
+#include "base/base_cpu.h"
 #include "base/base_err.h"
 #include "base/base_mem.h"
 #include "coll/coll.h"
+#include "coll/coll_shm.h"
 
 enum { SPINS = 2000, YIELDS = 20000, NAP_NS = 50000 };
+enum { DOZES = 6, DOZE_NS = 100000, SECOND_NS = 1000000000 };
+
+/* Whether somebody drives; and whether others will want to hear when it ends. */
+enum { NOBODY, DRIVES, DRIVES_MARKED };
 
 struct pldi_engine {
     pthread_mutex_t lock;
     pthread_cond_t turn; /* for waiters: nobody drives */
     pthread_cond_t wake; /* for the comm thread: there is work, and nobody waits for it */
     pld_request *first;  /* active operations, oldest first */
-    int active;
-    int driving;
+    _Atomic int active;
+    _Atomic int driving;
     int waiters;
     int threads, spare, spin;
     int started, stop;
+    int asleep; /* the comm thread, until it is woken */
     pthread_t thread;
+    struct pldi_door *door; /* NULL: none */
 };
 
 /* One more fruitless pass; `tries` counts them. */
@@ -45,9 +59,7 @@ static void idle(int *tries, int spins, int yields)
     const struct timespec nap = {0, NAP_NS};
 
     if (*tries < spins) {
-#ifdef __x86_64__
-        __builtin_ia32_pause();
-#endif
+        pldi_pause();
     } else if (*tries < spins + yields) {
         (void)sched_yield();
     } else {
@@ -55,6 +67,42 @@ static void idle(int *tries, int spins, int yields)
         return;
     }
     ++*tries;
+}
+
+/* With the lock held: all that is waited for is written by ranks that ring. */
+static int all_ring(const struct pldi_engine *e)
+{
+    if (e->door == NULL)
+        return 0;
+    for (const pld_request *op = e->first; op != NULL; op = op->active) {
+        const struct pldi_team *team = op->group->team;
+
+        if (team == NULL || !team->has_doors || op->check != NULL)
+            return 0;
+        if ((op->kind == PLDI_SEND || op->kind == PLDI_RECV) && team->peers == NULL)
+            return 0;
+    }
+    return 1;
+}
+
+/* With the lock held, given up meanwhile: after a fruitless look.  One more follows when the
+ * door has been shut. */
+static void rest(struct pldi_engine *e, int *tries)
+{
+    const int spins = e->spin ? SPINS : 0;
+    const int sleeps = *tries >= spins + YIELDS && all_ring(e);
+
+    (void)pthread_mutex_unlock(&e->lock);
+    if (!sleeps) {
+        idle(tries, spins, YIELDS);
+    } else if (*tries == spins + YIELDS) {
+        pldi_door_shut(e->door);
+        ++*tries;
+    } else {
+        pldi_door_sleep(e->door);
+        --*tries;
+    }
+    (void)pthread_mutex_lock(&e->lock);
 }
 
 static void append(struct pldi_engine *e, pld_request *op)
@@ -86,6 +134,7 @@ static void finish(struct pldi_engine *e, pld_request *op)
             append(e, group->first);
     }
     op->done = 1;
+    pldi_door_ring(e->door);
 }
 
 /* With the lock held and driving = 1: one step; sets *next to what comes after op. */
@@ -107,14 +156,38 @@ static int step(struct pldi_engine *e, pld_request *op, pld_request **next)
     return moved || rc != 0;
 }
 
-/* With the lock held: hand the role of the driver back, and tell who may want it. */
-static void release(struct pldi_engine *e)
+/* 1: this thread drives from here on. */
+static int take(struct pldi_engine *e)
 {
-    e->driving = 0;
+    int nobody = NOBODY;
+
+    return atomic_compare_exchange_strong_explicit(&e->driving, &nobody, DRIVES,
+                                                   memory_order_acquire, memory_order_relaxed);
+}
+
+/* With the lock held: 1: somebody drives, and will wake who waits; 0: nobody did just now. */
+static int mark(struct pldi_engine *e)
+{
+    int drives = DRIVES;
+
+    return atomic_compare_exchange_strong(&e->driving, &drives, DRIVES_MARKED) ||
+           drives == DRIVES_MARKED;
+}
+
+/* With the lock held: tell who may want to drive that nobody does. */
+static void wake_others(struct pldi_engine *e)
+{
     if (e->waiters > 0)
         (void)pthread_cond_broadcast(&e->turn);
-    else if (e->started && e->active > 0)
+    else if (e->asleep && e->active > 0)
         (void)pthread_cond_signal(&e->wake);
+}
+
+/* With the lock held: hand the role of the driver back. */
+static void release(struct pldi_engine *e)
+{
+    atomic_store_explicit(&e->driving, NOBODY, memory_order_release);
+    wake_others(e);
 }
 
 /*
@@ -126,9 +199,10 @@ static int try_drive(struct pldi_engine *e, int fresh)
     pld_request *next;
     int moved = 0;
 
-    if (e->driving)
+    if (!take(e)) {
+        (void)mark(e);
         return 0;
-    e->driving = 1;
+    }
     for (pld_request *op = e->first; op != NULL; op = next) {
         next = op->active;
         if (!fresh || op->state == PLDI_NEW)
@@ -138,19 +212,47 @@ static int try_drive(struct pldi_engine *e, int fresh)
     return moved;
 }
 
+/*
+ * With the lock held: nothing for the comm thread to do.  To wake it costs its caller more than
+ * most messages do, and where no core is spare it takes one from a rank; so for a while it
+ * looks again by itself, ever less often, and only then sleeps until it is woken.
+ */
+static void doze(struct pldi_engine *e, int *dozes)
+{
+    struct timespec until;
+
+    if (*dozes == DOZES) {
+        e->asleep = 1;
+        (void)pthread_cond_wait(&e->wake, &e->lock);
+        e->asleep = 0;
+        *dozes = 0;
+        return;
+    }
+    (void)clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += (long)DOZE_NS << *dozes;
+    if (until.tv_nsec >= SECOND_NS) {
+        until.tv_nsec -= SECOND_NS;
+        until.tv_sec++;
+    }
+    (void)pthread_cond_timedwait(&e->wake, &e->lock, &until);
+    ++*dozes;
+}
+
 static void *comm_thread(void *arg)
 {
     struct pldi_engine *e = arg;
     int tries = 0;
+    int dozes = 0;
     int yields;
 
     (void)pthread_mutex_lock(&e->lock);
     while (!e->stop) {
-        if (e->active == 0 || e->waiters > 0 || e->driving) {
-            (void)pthread_cond_wait(&e->wake, &e->lock);
+        if (e->active == 0 || e->waiters > 0 || mark(e)) {
+            doze(e, &dozes);
             tries = 0;
             continue;
         }
+        dozes = 0;
         if (try_drive(e, 0)) {
             tries = 0;
             continue;
@@ -167,12 +269,16 @@ static void *comm_thread(void *arg)
 int pldi_engine_create(int threads, int spare, struct pldi_engine **out)
 {
     struct pldi_engine *e = pldi_alloc(1, sizeof(*e), "the engine");
+    pthread_condattr_t monotonic;
 
     if (e == NULL)
         return PLD_ERR_NOMEM;
     (void)pthread_mutex_init(&e->lock, NULL);
     (void)pthread_cond_init(&e->turn, NULL);
-    (void)pthread_cond_init(&e->wake, NULL);
+    (void)pthread_condattr_init(&monotonic);
+    (void)pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    (void)pthread_cond_init(&e->wake, &monotonic);
+    (void)pthread_condattr_destroy(&monotonic);
     e->threads = threads;
     e->spare = spare;
     *out = e;
@@ -207,6 +313,13 @@ void pldi_engine_destroy(struct pldi_engine **engine)
     *engine = NULL;
 }
 
+void pldi_engine_set_door(struct pldi_engine *engine, struct pldi_door *door)
+{
+    (void)pthread_mutex_lock(&engine->lock);
+    engine->door = door;
+    (void)pthread_mutex_unlock(&engine->lock);
+}
+
 int pldi_engine_active(struct pldi_engine *engine)
 {
     int active;
@@ -236,7 +349,8 @@ void pldi_engine_post(struct pldi_engine *engine, pld_request *op, int backgroun
         engine->started = pthread_create(&engine->thread, NULL, comm_thread, engine) == 0;
     if (background) {
         (void)try_drive(engine, 1);
-        (void)pthread_cond_signal(&engine->wake);
+        if (engine->asleep && engine->active > 0)
+            (void)pthread_cond_signal(&engine->wake);
     }
     (void)pthread_mutex_unlock(&engine->lock);
 }
@@ -244,12 +358,11 @@ void pldi_engine_post(struct pldi_engine *engine, pld_request *op, int backgroun
 void pldi_engine_wait(struct pldi_engine *engine, const pld_request *op)
 {
     int tries = 0;
-    int spins;
 
     (void)pthread_mutex_lock(&engine->lock);
     engine->waiters++;
     while (!op->done) {
-        if (engine->driving) {
+        if (mark(engine)) {
             (void)pthread_cond_wait(&engine->turn, &engine->lock);
             continue;
         }
@@ -257,14 +370,11 @@ void pldi_engine_wait(struct pldi_engine *engine, const pld_request *op)
             tries = 0;
             continue;
         }
-        spins = engine->spin ? SPINS : 0;
-        (void)pthread_mutex_unlock(&engine->lock);
-        idle(&tries, spins, YIELDS);
-        (void)pthread_mutex_lock(&engine->lock);
+        rest(engine, &tries);
     }
     engine->waiters--;
-    if (!engine->driving)
-        release(engine);
+    if (!mark(engine))
+        wake_others(engine);
     (void)pthread_mutex_unlock(&engine->lock);
 }
 
@@ -294,22 +404,30 @@ void pldi_engine_enter(struct pldi_engine *engine)
 {
     (void)pthread_mutex_lock(&engine->lock);
     engine->waiters++;
-    while (engine->driving)
-        (void)pthread_cond_wait(&engine->turn, &engine->lock);
-    engine->driving = 1;
+    while (!take(engine)) {
+        if (mark(engine))
+            (void)pthread_cond_wait(&engine->turn, &engine->lock);
+    }
     (void)pthread_mutex_unlock(&engine->lock);
 }
 
 int pldi_engine_try_enter(struct pldi_engine *engine)
 {
-    int entered;
+    return atomic_load_explicit(&engine->active, memory_order_relaxed) == 0 && take(engine);
+}
 
+void pldi_engine_leave_quickly(struct pldi_engine *engine)
+{
+    if (atomic_exchange_explicit(&engine->driving, NOBODY, memory_order_acq_rel) == DRIVES)
+        return;
     (void)pthread_mutex_lock(&engine->lock);
-    entered = !engine->driving && engine->active == 0;
-    engine->waiters += entered;
-    engine->driving |= entered;
+    wake_others(engine);
     (void)pthread_mutex_unlock(&engine->lock);
-    return entered;
+}
+
+int pldi_engine_may_spin(const struct pldi_engine *engine)
+{
+    return engine->spin;
 }
 
 void pldi_engine_idle(const struct pldi_engine *engine, int *tries)

@@ -15,6 +15,7 @@
 #include <polder/coll.h>
 
 struct pldi_engine;
+struct pldi_door;
 
 /**
  * @param threads  1: a comm thread may be started, when first needed
@@ -25,6 +26,9 @@ void pldi_engine_destroy(struct pldi_engine **engine);
 
 /** Once it is known: processors of the node, and ranks on it. */
 void pldi_engine_set_cores(struct pldi_engine *engine, int cpus, int ranks);
+
+/** Where this rank sleeps; those whom it waits for ring there.  NULL: nowhere, any more. */
+void pldi_engine_set_door(struct pldi_engine *engine, struct pldi_door *door);
 
 /** Operations under way. */
 int pldi_engine_active(struct pldi_engine *engine);
@@ -37,8 +41,12 @@ int pldi_engine_test(struct pldi_engine *engine, const pld_request *op);
 /** As test, but moves nothing on. */
 int pldi_engine_over(struct pldi_engine *engine, const pld_request *op);
 
-/** As enter, if no operation is under way and nobody drives: 1, else 0. */
+/** As enter, if no operation is under way and nobody drives: 1, else 0.  Without the lock. */
 int pldi_engine_try_enter(struct pldi_engine *engine);
+void pldi_engine_leave_quickly(struct pldi_engine *engine);
+
+/** Whether a rank that waits has a core of its own. */
+int pldi_engine_may_spin(const struct pldi_engine *engine);
 
 /** One more fruitless look at what is waited for; `tries` counts them, from 0. */
 void pldi_engine_idle(const struct pldi_engine *engine, int *tries);

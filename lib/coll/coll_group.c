@@ -7,6 +7,7 @@
 #include "base/base_mem.h"
 #include "coll/coll.h"
 #include "coll/coll_device.h"
+#include "coll/coll_digest.h"
 #include "coll/coll_health.h"
 #include "coll/coll_nodes.h"
 #include "coll/coll_route.h"
@@ -91,6 +92,7 @@ int pldi_group_create(struct pldi_engine *engine, struct pldi_transport *transpo
     g->kernels = pldi_kernels();
     g->rank = transport->rank;
     g->size = transport->size;
+    g->small_bytes = pldi_small_most(g->size, g->size);
     g->chunk_bytes = choose_chunk(g->size);
     g->world = pldi_alloc((size_t)g->size, sizeof(g->world[0]), "the ranks of a group");
     if (g->world == NULL || make_work(&g->work, g->size) < 0) {
@@ -161,6 +163,8 @@ int pldi_group_close(pld_group **group)
     pldi_route_destroy(&(*group)->route);
     pldi_free((*group)->world);
     pldi_free((*group)->own_tuning);
+    for (int i = 0; i < PLDI_KEPT; i++)
+        pldi_free((*group)->kept[i]);
     pldi_health_group_destroy(&(*group)->health);
     free_work(&(*group)->work);
     pldi_free(*group);

@@ -7,9 +7,10 @@
 #include <string.h>
 
 #include "base/base_err.h"
-#include "base/base_hash.h"
 #include "base/base_mem.h"
+#include "base/base_ticks.h"
 #include "coll/coll_check.h"
+#include "coll/coll_engine.h"
 #include "coll/coll_shape.h"
 #include "health/health_ring.h"
 
@@ -45,6 +46,8 @@ int pldi_coll_open_health(pld_group *world, const struct pldi_health_opts *opts,
         rc = introduce(world, h, cards, met);
     if (rc == PLD_OK)
         rc = pldi_health_group_create(h, NULL, 0, 0, NULL, world->size, &world->health);
+    if (rc == PLD_OK)
+        pldi_engine_set_door(world->engine, pldi_health_group_door(world->health, world->rank));
     rc = pld_agree(world, rc);
     pldi_free(cards);
     pldi_free(met);
@@ -78,7 +81,12 @@ static unsigned flags_of(const pld_request *op)
     return shape->from_root || shape->to_root ? flags | PLDI_REC_ROOT : flags;
 }
 
-int pldi_coll_called(pld_request *op)
+int pldi_coll_may(const pld_request *op)
+{
+    return op->group->health != NULL ? pldi_health_group_alarm(op->group->health) : PLD_OK;
+}
+
+void pldi_coll_called(pld_request *op, uint64_t stamp)
 {
     struct pldi_health_call call = {
         .kind = (unsigned)op->kind,
@@ -87,17 +95,23 @@ int pldi_coll_called(pld_request *op)
         .flags = flags_of(op),
         .count = op->count,
         .sequence = op->print.sequence,
+        .print = op->hash,
+        .stamp = stamp,
         .name = op->name,
     };
 
     if (op->group->health == NULL)
-        return PLD_OK;
-    PLDI_TRY(pldi_health_group_alarm(op->group->health));
+        return;
     call.peer = call.flags & PLDI_REC_MESSAGE ? op->peer : op->root;
     call.tag = op->tag;
-    if (!(call.flags & PLDI_REC_MESSAGE))
-        call.print = pldi_hash64(&op->print, sizeof(op->print));
-    op->ticket = pldi_health_called(op->group->health, &call);
+    pldi_health_called(op->group->health, op->ticket, &call);
+}
+
+int pldi_coll_record(pld_request *op)
+{
+    PLDI_TRY(pldi_coll_may(op));
+    op->ticket = pldi_health_ticket(op->group->health);
+    pldi_coll_called(op, pldi_ticks());
     return PLD_OK;
 }
 

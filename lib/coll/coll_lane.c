@@ -51,8 +51,7 @@ static int reduces(const pld_request *op)
 /* What so few bytes are travels with the opening. */
 static int is_small(const pld_request *op, size_t bytes)
 {
-    return !pldi_route_carries(op) && op->group->size <= PLDI_DIRECT_RANKS &&
-           bytes <= PLDI_SMALL_BYTES;
+    return !pldi_route_carries(op) && bytes <= op->group->small_bytes;
 }
 
 static int is_even(const pld_request *op)

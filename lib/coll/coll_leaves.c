@@ -8,8 +8,13 @@
  * are all one rank's.  Those are formed there, unrounded; then each rank gets its
  * slice of all of them, finishes the tree, and hands the result to all.  Where the
  * leaves are cut among the ranks makes no difference to the tree.
+ *
+ * It is a row of operations of the group, which stand in its queue as one.  The first
+ * says what the whole is, so that ranks which do something else are told so; each
+ * says whether this rank has the memory for what follows it.
  */
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,66 +23,65 @@
 #include "coll/coll.h"
 #include "coll/coll_call.h"
 #include "coll/coll_device.h"
+#include "coll/coll_leaves.h"
 #include "coll/coll_sum.h"
-#include "health/health_site.h"
 
 enum { ALIGN = 16 /* elements */, MAX_LEAVES = 1 << 26, MAX_LEVEL = 32 };
 
 static const size_t WORK = 8 << 20; /* bytes of the subtrees of a segment, of one rank */
 
-/* What a rank says of itself before anything else. */
-struct header {
-    uint64_t count, total, n;
-    double scale;
-    int32_t dtype, op;
-};
+/* The operation that is under way. */
+enum part { NUMBERS_OF, NUMBERS, SUBTREES, RESULT };
 
 /* A subtree of one rank. */
-struct part {
+struct subtree {
     uint64_t first; /* leaf */
     uint64_t n;     /* leaves */
     int rank, level;
 };
 
-struct leaves {
+struct pldi_leaves {
+    pld_request now; /* the part of the operation that is under way */
+    enum part part;
     pld_group *group;
-    const pld_leaf **mine; /* [n], by number */
+    const pld_leaf *mine; /* [n], by number */
     size_t n;
     uint64_t total;
-    size_t count;
     struct pldi_sum sum;
     size_t unit; /* bytes of what sums are formed in */
 
-    struct header *headers; /* [size] */
-    size_t *counts;         /* [2][size] */
-    uint64_t *numbers;      /* [total], rank by rank */
-    int *owners;            /* [total] */
-    struct part *parts;     /* [n_parts] */
+    uint64_t *given;       /* [size], leaves of each rank */
+    size_t *counts;        /* [2][size] */
+    uint64_t *own;         /* [n], numbers */
+    uint64_t *numbers;     /* [all given], rank by rank */
+    int *owners;           /* [total] */
+    struct subtree *parts; /* [n_parts] */
     size_t n_parts;
     size_t *held; /* [size], parts of each rank */
 
+    size_t from;             /* elements of the segments before */
     size_t segment;          /* elements */
     size_t *starts;          /* [size+1], slices of a segment */
     unsigned char *out, *in; /* subtrees: slice by slice; rank by rank */
     unsigned char *slice;    /* of the result */
     const void **sources;    /* [most of total and parts] */
     unsigned char *levels;   /* [n_parts] */
-    const pld_coll_opts *opts;
 };
 
 static int order(const void *a, const void *b)
 {
-    const pld_leaf *x = *(const pld_leaf *const *)a;
-    const pld_leaf *y = *(const pld_leaf *const *)b;
+    const pld_leaf *x = a;
+    const pld_leaf *y = b;
 
     return x->leaf < y->leaf ? -1 : x->leaf > y->leaf;
 }
 
-static void release(struct leaves *l)
+static void release(struct pldi_leaves *l)
 {
-    pldi_free((void *)l->mine);
-    pldi_free(l->headers);
+    pldi_free(l->now.memory);
+    pldi_free(l->given);
     pldi_free(l->counts);
+    pldi_free(l->own);
     pldi_free(l->numbers);
     pldi_free(l->owners);
     pldi_free(l->parts);
@@ -88,39 +92,18 @@ static void release(struct leaves *l)
     pldi_free(l->slice);
     pldi_free((void *)l->sources);
     pldi_free(l->levels);
-}
-
-static int compare(const struct leaves *l)
-{
-    const struct header *first = &l->headers[0];
-
-    for (int r = 1; r < l->group->size; r++) {
-        const struct header *h = &l->headers[r];
-
-        if (h->count != first->count || h->dtype != first->dtype || h->op != first->op ||
-            h->total != first->total || h->scale != first->scale)
-            return pldi_fail(PLD_ERR_MISMATCH,
-                             "ranks disagree on allreduce_leaves: rank 0: %s[%llu] operator %d of "
-                             "%llu leaves, scale %g; rank %d: %s[%llu] operator %d of %llu leaves, "
-                             "scale %g",
-                             pld_dtype_name((pld_dtype)first->dtype),
-                             (unsigned long long)first->count, first->op,
-                             (unsigned long long)first->total, first->scale, r,
-                             pld_dtype_name((pld_dtype)h->dtype), (unsigned long long)h->count,
-                             h->op, (unsigned long long)h->total, h->scale);
-    }
-    return PLD_OK;
+    pldi_free(l);
 }
 
 /* Who has which leaf: each is somebody's, and nobody else's. */
-static int find_owners(struct leaves *l)
+static int find_owners(struct pldi_leaves *l)
 {
     size_t at = 0;
 
     for (uint64_t i = 0; i < l->total; i++)
         l->owners[i] = -1;
     for (int r = 0; r < l->group->size; r++) {
-        for (uint64_t i = 0; i < l->headers[r].n; i++) {
+        for (uint64_t i = 0; i < l->given[r]; i++) {
             const uint64_t leaf = l->numbers[at++];
 
             if (leaf >= l->total)
@@ -142,7 +125,7 @@ static int find_owners(struct leaves *l)
     return PLD_OK;
 }
 
-static int one_owner(const struct leaves *l, uint64_t first, uint64_t end)
+static int one_owner(const struct pldi_leaves *l, uint64_t first, uint64_t end)
 {
     for (uint64_t i = first + 1; i < end; i++) {
         if (l->owners[i] != l->owners[first])
@@ -152,7 +135,7 @@ static int one_owner(const struct leaves *l, uint64_t first, uint64_t end)
 }
 
 /* From the left, the largest aligned subtree that is all of one rank. */
-static void find_parts(struct leaves *l)
+static void find_parts(struct pldi_leaves *l)
 {
     uint64_t at = 0;
 
@@ -169,44 +152,77 @@ static void find_parts(struct leaves *l)
             end = next;
             level++;
         }
-        l->parts[l->n_parts] = (struct part){at, end - at, l->owners[at], level};
+        l->parts[l->n_parts] = (struct subtree){at, end - at, l->owners[at], level};
         l->levels[l->n_parts++] = (unsigned char)level;
         l->held[l->owners[at]]++;
         at = end;
     }
 }
 
-static int gather_numbers(struct leaves *l)
+/*
+ * The next part.  Where code says that there is no memory for it, or what comes after, it
+ * tells the others.  What is to be equal on all ranks is so of the whole, and no more is said.
+ */
+static void start(pld_request *op, enum part part, const struct pldi_call *call, int code)
 {
-    const size_t p = (size_t)l->group->size;
-    uint64_t *mine = pldi_alloc(l->n, sizeof(*mine), "leaf numbers");
-    uint64_t all = 0;
-    int rc;
+    struct pldi_leaves *l = op->leaves;
+    pld_request *now = &l->now;
 
-    for (size_t r = 0; r < p; r++) {
-        l->counts[r] = l->headers[r].n;
-        all += l->headers[r].n;
+    l->part = part;
+    pldi_free(now->memory);
+    if (code == PLD_OK)
+        code = pldi_call_fill(call, 1, now);
+    if (code < 0) {
+        pldi_call_start(now, call->group, call->kind, NULL, NULL, 0, call->dtype);
+        now->code = code;
+        (void)snprintf(now->text, sizeof(now->text), "%s", pld_last_error());
     }
+    now->whole = op;
+    now->name = op->name;
+    now->ticket = op->ticket;
+    now->print = op->print;
+    now->hash = op->hash;
+}
+
+static int reserve_numbers(struct pldi_leaves *l)
+{
+    uint64_t all = 0;
+
+    for (int r = 0; r < l->group->size; r++) {
+        l->counts[r] = l->given[r];
+        all += l->given[r];
+    }
+    l->own = pldi_alloc(l->n, sizeof(l->own[0]), "leaf numbers");
     l->numbers = pldi_alloc(all, sizeof(l->numbers[0]), "leaf numbers");
     l->owners = pldi_alloc(l->total, sizeof(l->owners[0]), "leaf numbers");
     l->parts = pldi_alloc(l->total, sizeof(l->parts[0]), "leaf numbers");
     l->levels = pldi_alloc(l->total, 1, "leaf numbers");
     l->sources = pldi_alloc(l->total, sizeof(l->sources[0]), "leaf numbers");
-    rc = mine == NULL || l->numbers == NULL || l->owners == NULL || l->parts == NULL ||
-                 l->levels == NULL || l->sources == NULL
-             ? PLD_ERR_NOMEM
-             : PLD_OK;
-    rc = pld_agree(l->group, rc);
-    for (size_t i = 0; rc == PLD_OK && i < l->n; i++)
-        mine[i] = l->mine[i]->leaf;
-    if (rc == PLD_OK)
-        rc = pld_allgather_v(l->group, mine, l->numbers, l->counts, PLD_I64, l->opts);
-    pldi_free(mine);
-    return rc;
+    for (size_t i = 0; l->own != NULL && i < l->n; i++)
+        l->own[i] = l->mine[i].leaf;
+    return l->own == NULL || l->numbers == NULL || l->owners == NULL || l->parts == NULL ||
+                   l->levels == NULL || l->sources == NULL
+               ? PLD_ERR_NOMEM
+               : PLD_OK;
+}
+
+static void start_numbers(pld_request *op)
+{
+    struct pldi_leaves *l = op->leaves;
+    const int code = reserve_numbers(l);
+    const struct pldi_call call = {.name = "pld_allreduce_leaves",
+                                   .kind = PLDI_ALLGATHER_V,
+                                   .group = l->group,
+                                   .send = l->own,
+                                   .recv = l->numbers,
+                                   .counts = l->counts,
+                                   .dtype = PLD_I64};
+
+    start(op, NUMBERS, &call, code);
 }
 
 /* Memory for segments of which no rank has more subtrees than WORK bytes. */
-static int reserve(struct leaves *l)
+static int reserve(struct pldi_leaves *l)
 {
     const size_t p = (size_t)l->group->size;
     const size_t mine = l->held[l->group->rank];
@@ -222,14 +238,12 @@ static int reserve(struct leaves *l)
     l->out = pldi_alloc(mine * l->segment + 1, l->unit, "leaves");
     l->in = pldi_alloc(l->n_parts * slice + 1, l->unit, "leaves");
     l->slice = pldi_alloc(slice, l->unit, "leaves");
-    return pld_agree(l->group,
-                     l->starts == NULL || l->out == NULL || l->in == NULL || l->slice == NULL
-                         ? PLD_ERR_NOMEM
-                         : PLD_OK);
+    return l->starts == NULL || l->out == NULL || l->in == NULL || l->slice == NULL ? PLD_ERR_NOMEM
+                                                                                    : PLD_OK;
 }
 
 /* This rank's subtrees of a segment, for each rank its slice of all of them. */
-static void form_parts(const struct leaves *l, size_t from)
+static void form_parts(const struct pldi_leaves *l, size_t from)
 {
     struct pldi_sum sum = l->sum;
     const size_t element = pld_dtype_bytes(sum.dtype);
@@ -247,7 +261,7 @@ static void form_parts(const struct leaves *l, size_t from)
                 continue;
             for (uint64_t k = 0; k < l->parts[i].n; k++)
                 l->sources[k] =
-                    (const unsigned char *)l->mine[leaf++]->data + (from + l->starts[d]) * element;
+                    (const unsigned char *)l->mine[leaf++].data + (from + l->starts[d]) * element;
             pldi_sum_to(&sum, &target, 1, l->sources, (int)l->parts[i].n, n, 0);
             to += n * l->unit;
         }
@@ -255,7 +269,7 @@ static void form_parts(const struct leaves *l, size_t from)
 }
 
 /* The tree above the subtrees, of this rank's slice. */
-static void finish_tree(const struct leaves *l)
+static void finish_tree(const struct pldi_leaves *l)
 {
     struct pldi_sum sum = l->sum;
     const int me = l->group->rank;
@@ -278,63 +292,166 @@ static void finish_tree(const struct leaves *l)
     pldi_sum_finish(&l->sum, l->slice, l->in, n);
 }
 
-static int do_segment(struct leaves *l, size_t from, size_t n, unsigned char *recv)
+/* How many elements of the vector each rank finishes. */
+static void cut_segment(struct pldi_leaves *l, size_t n)
 {
     const size_t p = (size_t)l->group->size;
     const size_t me = (size_t)l->group->rank;
     const size_t each = (n + p * ALIGN - 1) / (p * ALIGN) * ALIGN;
-    size_t *in = l->counts + p;
 
     for (size_t r = 0; r <= p; r++)
         l->starts[r] = r * each < n ? r * each : n;
     for (size_t r = 0; r < p; r++) {
         l->counts[r] = l->held[me] * (l->starts[r + 1] - l->starts[r]);
-        in[r] = l->held[r] * (l->starts[me + 1] - l->starts[me]);
+        l->counts[p + r] = l->held[r] * (l->starts[me + 1] - l->starts[me]);
     }
-    form_parts(l, from);
-    PLDI_TRY(pld_alltoall_v(l->group, l->out, l->counts, l->in, in, pldi_sum_dtype(l->sum.dtype),
-                            l->opts));
-    finish_tree(l);
-    for (size_t r = 0; r < p; r++)
-        l->counts[r] = l->starts[r + 1] - l->starts[r];
-    return pld_allgather_v(l->group, l->slice, recv + from * pld_dtype_bytes(l->sum.dtype),
-                           l->counts, l->sum.dtype, l->opts);
 }
 
-static int run(struct leaves *l, const pld_leaf *leaves, unsigned char *recv)
+/* code: of reserve(), if this is the first segment. */
+static void start_segment(pld_request *op, int code)
 {
-    const size_t p = (size_t)l->group->size;
-    struct header h = {l->count,          l->total, l->n, l->sum.scale, (int32_t)l->sum.dtype,
-                       (int32_t)l->sum.op};
+    struct pldi_leaves *l = op->leaves;
+    const size_t left = op->count - l->from;
+    const struct pldi_call call = {.name = "pld_allreduce_leaves",
+                                   .kind = PLDI_ALLTOALL_V,
+                                   .group = l->group,
+                                   .send = l->out,
+                                   .recv = l->in,
+                                   .counts = l->counts,
+                                   .recv_counts = l->counts + l->group->size,
+                                   .dtype = pldi_sum_dtype(l->sum.dtype)};
 
-    l->mine = pldi_alloc(l->n, sizeof(l->mine[0]), "leaves");
-    l->headers = pldi_alloc(p, sizeof(h), "leaves");
+    if (code == PLD_OK) {
+        cut_segment(l, left < l->segment ? left : l->segment);
+        form_parts(l, l->from);
+    }
+    start(op, SUBTREES, &call, code);
+}
+
+static void start_result(pld_request *op)
+{
+    struct pldi_leaves *l = op->leaves;
+    const struct pldi_call call = {.name = "pld_allreduce_leaves",
+                                   .kind = PLDI_ALLGATHER_V,
+                                   .group = l->group,
+                                   .send = l->slice,
+                                   .recv = (unsigned char *)op->recv +
+                                           l->from * pld_dtype_bytes(l->sum.dtype),
+                                   .counts = l->counts,
+                                   .dtype = l->sum.dtype};
+
+    finish_tree(l);
+    for (int r = 0; r < l->group->size; r++)
+        l->counts[r] = l->starts[r + 1] - l->starts[r];
+    start(op, RESULT, &call, PLD_OK);
+}
+
+/* 1: there is none. */
+static int next_segment(pld_request *op, int code)
+{
+    if (op->leaves->from >= op->count && code == PLD_OK)
+        return 1;
+    start_segment(op, code);
+    return 0;
+}
+
+/* A part is over on all ranks; 1: it was the last. */
+static int go_on(pld_request *op)
+{
+    struct pldi_leaves *l = op->leaves;
+
+    switch (l->part) {
+    case NUMBERS_OF:
+        start_numbers(op);
+        return 0;
+    case NUMBERS:
+        PLDI_TRY(find_owners(l));
+        find_parts(l);
+        return next_segment(op, reserve(l));
+    case SUBTREES:
+        start_result(op);
+        return 0;
+    case RESULT:
+        l->from += l->segment;
+        break;
+    }
+    return next_segment(op, PLD_OK);
+}
+
+/* Without memory for this no part can be made: the operation itself tells the others. */
+static int begin(pld_request *op)
+{
+    const size_t p = (size_t)op->group->size;
+    struct pldi_leaves *l = pldi_alloc(1, sizeof(*l), "leaves");
+    struct pldi_call call = {.name = "pld_allreduce_leaves",
+                             .kind = PLDI_ALLGATHER,
+                             .group = op->group,
+                             .count = 1,
+                             .dtype = PLD_I64};
+
+    if (l == NULL)
+        return PLD_ERR_NOMEM;
+    op->leaves = l;
+    l->group = op->group;
+    l->total = op->counts[0];
+    l->mine = (const void *)(op->counts + 1);
+    l->n = op->n_items;
+    l->sum = (struct pldi_sum){.kernels = l->group->kernels,
+                               .dtype = op->dtype,
+                               .op = op->op,
+                               .scale = op->scale,
+                               .tree = 1};
+    l->unit = pld_dtype_bytes(pldi_sum_dtype(op->dtype));
+    l->given = pldi_alloc(p, sizeof(l->given[0]), "leaves");
     l->counts = pldi_alloc(2 * p, sizeof(l->counts[0]), "leaves");
     l->held = pldi_alloc(p, sizeof(l->held[0]), "leaves");
-    PLDI_TRY(pld_agree(l->group,
-                       l->mine == NULL || l->headers == NULL || l->counts == NULL || l->held == NULL
-                           ? PLD_ERR_NOMEM
-                           : PLD_OK));
-    for (size_t i = 0; i < l->n; i++)
-        l->mine[i] = &leaves[i];
-    if (l->n > 0)
-        qsort((void *)l->mine, l->n, sizeof(l->mine[0]), order);
-    PLDI_TRY(pld_allgather(l->group, &h, l->headers, sizeof(h), PLD_U8, l->opts));
-    PLDI_TRY(compare(l));
-    if (l->sum.op == PLD_AVG)
-        l->sum.scale /= (double)l->total;
-    PLDI_TRY(gather_numbers(l));
-    PLDI_TRY(find_owners(l));
-    find_parts(l);
-    PLDI_TRY(reserve(l));
-    for (size_t from = 0; from < l->count; from += l->segment)
-        PLDI_TRY(
-            do_segment(l, from, l->count - from < l->segment ? l->count - from : l->segment, recv));
+    if (l->given == NULL || l->counts == NULL || l->held == NULL) {
+        pldi_leaves_end(op);
+        return PLD_ERR_NOMEM;
+    }
+    l->given[l->group->rank] = l->n;
+    call.send = &l->given[l->group->rank];
+    call.recv = l->given;
+    start(op, NUMBERS_OF, &call, PLD_OK);
     return PLD_OK;
 }
 
-static int check(const pld_group *group, const pld_leaf *leaves, size_t n, uint64_t total,
-                 void *recv, size_t count, pld_dtype dtype)
+void pldi_leaves_end(pld_request *op)
+{
+    if (op->leaves != NULL)
+        release(op->leaves);
+    op->leaves = NULL;
+}
+
+int pldi_leaves_step(pld_request *op, int *moved)
+{
+    int rc;
+
+    if (op->leaves == NULL && op->state == PLDI_NEW && op->code == 0) {
+        op->code = begin(op);
+        if (op->code < 0)
+            (void)snprintf(op->text, sizeof(op->text), "%s", pld_last_error());
+    }
+    if (op->leaves == NULL)
+        return pldi_op_part(op, moved);
+    if (op->state == PLDI_NEW)
+        op->state = PLDI_OPENING;
+    for (;;) {
+        rc = pldi_op_part(&op->leaves->now, moved);
+        if (rc <= 0)
+            break;
+        *moved = 1;
+        op->state = PLDI_MOVING;
+        rc = go_on(op);
+        if (rc != 0)
+            break;
+    }
+    if (rc != 0)
+        pldi_leaves_end(op);
+    return rc;
+}
+
+static int check(const pld_request *op, const pld_leaf *leaves, size_t n, uint64_t total)
 {
     if (total < 1 || total > MAX_LEAVES)
         return pldi_fail(PLD_ERR_ARG, "pld_allreduce_leaves: %llu leaves, need 1..%d",
@@ -343,35 +460,39 @@ static int check(const pld_group *group, const pld_leaf *leaves, size_t n, uint6
         return pldi_fail(PLD_ERR_ARG, "pld_allreduce_leaves: leaves is %s, with %zu of %llu leaves",
                          leaves == NULL ? "NULL" : "given", n, (unsigned long long)total);
     for (size_t i = 0; i < n; i++)
-        PLDI_TRY(
-            pldi_call_check_buffer("pld_allreduce_leaves", "data", leaves[i].data, count, dtype));
-    (void)group;
-    return pldi_call_check_buffer("pld_allreduce_leaves", "recv", recv, count, dtype);
+        PLDI_TRY(pldi_call_check_buffer("pld_allreduce_leaves", "data", leaves[i].data, op->count,
+                                        op->dtype));
+    return pldi_call_check_buffer("pld_allreduce_leaves", "recv", op->recv, op->count, op->dtype);
 }
 
-int pld_allreduce_leaves(pld_group *group, const pld_leaf *leaves, size_t n, uint64_t total,
-                         void *recv, size_t count, pld_dtype dtype, pld_op op,
-                         const pld_coll_opts *opts)
+int pldi_leaves_fill(pld_request *op, const pld_leaf *leaves, size_t n, uint64_t total,
+                     pld_op reduce, double scale)
 {
-    PLDI_ENTER();
-    struct leaves l = {.group = group, .n = n, .total = total, .count = count};
-    pld_coll_opts o;
-    double scale = 1;
-    int rc;
+    uint64_t *memory;
+    pld_leaf *mine;
 
-    PLDI_CHECK_ARG(group != NULL);
-    PLDI_TRY(pldi_call_opts(opts, &o));
-    PLDI_TRY(check(group, leaves, n, total, recv, count, dtype));
-    PLDI_TRY(pldi_call_check_op("pld_allreduce_leaves", dtype, op, o.scale, &scale));
-    if (o.request != NULL)
-        return pldi_fail(PLD_ERR_UNSUPPORTED, "pld_allreduce_leaves: only calls that wait");
-    PLDI_TRY(pldi_gpu_refuse(group, "pld_allreduce_leaves", recv));
-    o.scale = 0;
-    l.opts = &o;
-    l.sum = (struct pldi_sum){
-        .kernels = group->kernels, .dtype = dtype, .op = op, .scale = scale, .tree = 1};
-    l.unit = pld_dtype_bytes(pldi_sum_dtype(dtype));
-    rc = run(&l, leaves, recv);
-    release(&l);
-    return rc;
+    PLDI_TRY(check(op, leaves, n, total));
+    PLDI_TRY(pldi_call_check_op("pld_allreduce_leaves", op->dtype, reduce, scale, &scale));
+    op->op = reduce;
+    op->scale = reduce == PLD_AVG ? scale / (double)total : scale;
+    op->print.op = (uint32_t)reduce;
+    op->print.scale = scale;
+    op->print.counts = total;
+    memory = pldi_alloc(1, sizeof(*memory) + n * sizeof(*mine), "leaves");
+    if (memory == NULL) {
+        op->code = PLD_ERR_NOMEM;
+        (void)snprintf(op->text, sizeof(op->text), "%s", pld_last_error());
+        return PLD_OK;
+    }
+    memory[0] = total;
+    mine = (pld_leaf *)(memory + 1);
+    if (n > 0) {
+        memcpy(mine, leaves, n * sizeof(*mine));
+        qsort(mine, n, sizeof(*mine), order);
+    }
+    op->memory = memory;
+    op->counts = memory;
+    op->n_counts = 1;
+    op->n_items = n;
+    return PLD_OK;
 }

@@ -6,6 +6,7 @@
 #include "base/base_err.h"
 #include "base/base_mem.h"
 #include "coll/coll.h"
+#include "coll/coll_hall.h"
 #include "coll/coll_shm.h"
 
 int pldi_nodes_ranks(const struct pldi_nodes *nodes, int node)
@@ -19,6 +20,7 @@ void pldi_nodes_detach(struct pldi_nodes **nodes)
 
     if (n == NULL)
         return;
+    pldi_hall_detach(&n->hall);
     pld_group_destroy(&n->local);
     pldi_free(n->node_of);
     pldi_free(n->index);
@@ -124,10 +126,12 @@ static int make_local(pld_group *group, struct pldi_nodes *n)
     for (int r = 0; r < size; r++)
         n->local->world[r] = group->world[members[r]];
     rc = pldi_team_attach(n->local, group->node);
-    shared = rc == PLD_OK && (size == 1 || n->local->team != NULL);
     PLDI_TRY(pld_agree(group, rc));
+    shared = (size == 1 || n->local->team != NULL) && pldi_hall_attach(group, n);
     PLDI_TRY(pld_allreduce(group, &shared, &shared, 1, PLD_I32, PLD_MIN, NULL));
     n->shared = shared;
+    if (!shared)
+        pldi_hall_detach(&n->hall);
     return PLD_OK;
 }
 
@@ -149,5 +153,7 @@ int pldi_nodes_attach(pld_group *group)
     if (rc < 0)
         pldi_nodes_detach(&n);
     group->nodes = n;
+    if (n != NULL && n->shared)
+        group->small_bytes = pldi_small_most(group->size, n->n);
     return rc;
 }

@@ -11,18 +11,21 @@
 
 #include <polder/coll.h>
 
+struct pldi_hall;
+
 struct pldi_nodes {
     int n;            /**< nodes, in the order of their lowest ranks */
     int lanes;        /**< ranks of the smallest: so many of each carry data between nodes */
     int regular;      /**< all have as many */
     int aligned;      /**< the ranks of each are an aligned run of 2^k, the last maybe shorter */
-    int shared;       /**< the ranks of each share memory, or are alone */
+    int shared;       /**< the ranks of each share memory, or are alone; they have a hall */
     int *node_of;     /**< [size] */
     int *index;       /**< [size], among the ranks of the node */
     int *by_node;     /**< [size], ranks, node by node */
     int *starts;      /**< [n+1], into by_node */
     int *carriers;    /**< [n], the ranks with this rank's index; if it is below `lanes` */
-    pld_group *local; /**< this rank's node; NULL: alone there, or not all on one */
+    pld_group *local; /**< this rank's node; NULL: there is one, or each rank is one */
+    struct pldi_hall *hall; /**< where its ranks meet; NULL: openings go from rank to rank */
 };
 
 /** Find out; collective over the group, with code on all if one has no memory. */

@@ -12,11 +12,14 @@
  */
 
 #include "base/base_err.h"
+#include "base/base_hash.h"
 #include "coll/coll.h"
 #include "coll/coll_break.h"
 #include "coll/coll_check.h"
 #include "coll/coll_device.h"
+#include "coll/coll_hall.h"
 #include "coll/coll_health.h"
+#include "coll/coll_leaves.h"
 #include "coll/coll_nodes.h"
 #include "coll/coll_route.h"
 #include "coll/coll_shape.h"
@@ -48,13 +51,26 @@ int pldi_xfers_test(pld_group *group, struct pldi_xfer *xfers, const size_t *wan
     return active == 0;
 }
 
+int pldi_work_test(pld_group *group, int n, int *moved)
+{
+    const int received = pldi_xfers_test(group, group->work.recvs, NULL, n, moved);
+    int sent;
+
+    PLDI_TRY(received);
+    sent = pldi_xfers_test(group, group->work.sends, NULL, n, moved);
+    PLDI_TRY(sent);
+    return received && sent;
+}
+
 int pldi_send_part(pld_group *group, const void *buf, size_t bytes, int peer, int tag,
                    struct pldi_xfer *x)
 {
     const struct pldi_nodes *n = group->nodes;
 
-    if (n != NULL && n->node_of[peer] != n->node_of[group->rank])
+    if (n != NULL && n->node_of[peer] != n->node_of[group->rank]) {
         group->crossed += bytes;
+        group->crossings++;
+    }
     return group->transport->ops->isend(group->transport, buf, bytes, peer, tag, x);
 }
 
@@ -84,6 +100,8 @@ static int break_group(pld_group *group, int code)
 {
     pld_group *local = group->nodes != NULL ? group->nodes->local : NULL;
 
+    if (group->nodes != NULL && group->nodes->hall != NULL)
+        pldi_hall_break(group->nodes->hall, code);
     pldi_work_cancel(group);
     pldi_route_cancel(group);
     group->broken = code;
@@ -153,9 +171,14 @@ static int step_data(pld_request *op, int *moved)
 {
     if (pldi_route_carries(op))
         return pldi_route_step(op, moved);
-    if (op->state == PLDI_OPENED && op->group->size <= PLDI_DIRECT_RANKS)
+    if (op->state == PLDI_OPENED && op->group->small_bytes > 0)
         pldi_small_finish(op);
     return op->chunks == 0 ? 1 : pldi_lane_step(op, moved);
+}
+
+static void set_tree(pld_request *op)
+{
+    op->tree |= op->group->reproducible && pldi_shape(op->kind)->reduces;
 }
 
 static int step_collective(pld_request *op, int *moved)
@@ -167,7 +190,7 @@ static int step_collective(pld_request *op, int *moved)
         return pldi_fail(g->broken, "%s on a group whose communication failed before",
                          pldi_kind_name(op->kind));
     if (op->state == PLDI_NEW)
-        op->tree |= g->reproducible && pldi_shape(op->kind)->reduces;
+        set_tree(op);
     if (g->team != NULL) {
         rc = pldi_team_step(op, moved);
         return rc < 0 && op->state != PLDI_OPENED ? break_group(g, rc) : rc;
@@ -203,7 +226,7 @@ static int post_p2p(pld_request *op, size_t bytes)
 static int test_p2p(pld_request *op, int *done)
 {
     pld_group *g = op->group;
-    const int lost = pldi_team_lost(op);
+    const int lost = g->team != NULL ? pldi_team_lost(op, op->peer) : PLD_OK;
     char text[PLDI_TEXT_BYTES];
 
     if (lost < 0)
@@ -237,14 +260,9 @@ static int step_p2p(pld_request *op)
     return done;
 }
 
-static int has_mail(const pld_group *group)
-{
-    return group->team != NULL && group->team->peers != NULL;
-}
-
 static int step_message(pld_request *op, int *moved)
 {
-    return has_mail(op->group) ? pldi_mail_step(op, moved) : step_p2p(op);
+    return pldi_mail_carries(op) ? pldi_mail_step(op, moved) : step_p2p(op);
 }
 
 int pldi_op_give_up(pld_request *op, int code)
@@ -253,18 +271,36 @@ int pldi_op_give_up(pld_request *op, int code)
 
     if (op->staged != NULL)
         pldi_staged_cancel(op);
+    pldi_leaves_end(op);
     if (op->kind != PLDI_SEND && op->kind != PLDI_RECV)
         return break_group(op->group, code);
     if (op->staged != NULL)
         return code;
-    if (has_mail(op->group))
+    if (pldi_mail_carries(op))
         pldi_mail_cancel(op);
     else if (op->xfer.active)
         t->ops->cancel(t, &op->xfer);
     return code;
 }
 
-int pldi_op_move(pld_request *op, int *moved)
+void pldi_op_number(pld_request *op, uint64_t number)
+{
+    op->print.sequence = number;
+    op->hash = pldi_hash64(&op->print, sizeof(op->print));
+}
+
+void pldi_op_hasten(pld_request *op)
+{
+    const pld_group *g = op->group;
+
+    if (op->kind == PLDI_SEND || op->kind == PLDI_RECV || op->kind == PLDI_LEAVES ||
+        op->staged != NULL || g->team == NULL || g->broken != 0)
+        return;
+    set_tree(op);
+    pldi_team_hasten(op);
+}
+
+int pldi_op_part(pld_request *op, int *moved)
 {
     if (op->staged != NULL)
         return pldi_staged_step(op, moved);
@@ -280,7 +316,9 @@ int pldi_op_step(pld_request *op, int *moved)
 
     if (message && op->state == PLDI_NEW && op->group->check && op->group->broken == 0)
         rc = pldi_check_step(op, moved);
-    if (rc > 0)
-        rc = pldi_op_move(op, moved);
+    if (rc > 0 && op->kind == PLDI_LEAVES)
+        rc = pldi_leaves_step(op, moved);
+    else if (rc > 0)
+        rc = pldi_op_part(op, moved);
     return pldi_coll_stepped(op, rc, *moved);
 }

@@ -7,13 +7,13 @@
  * diverge is told so instead of hanging or of adding up the wrong things.
  *
  * Up to PLDI_DIRECT_RANKS ranks, each sends its opening to each, and what is
- * small travels with it: one message time for the whole operation.  Beyond, the
- * smallest and the largest print, and the lowest rank with an error code, travel
- * in log2(size) rounds of dissemination: all three are found right no matter how
- * often a rank's word is counted.
+ * small travels with it: one message time for the whole operation.  Beyond, a
+ * digest (coll_digest.h) travels in log2(size) rounds.  Where nodes have several
+ * ranks, these meet in the memory of the node, and what was said of ranks is true
+ * of nodes (coll_hall.h).
  *
- * The shape of this exchange depends on the group's size alone, for what the
- * ranks are about to do is not known to be the same.
+ * The shape of this exchange depends on the group alone, its size and where its
+ * ranks are, for what the ranks are about to do is not known to be the same.
  *
  * Counts by rank or item follow an opening, so that the sentence can name the one
  * that differs.  Those of alltoall_v differ by rank: few ranks see all of them;
@@ -25,10 +25,9 @@
 #include <string.h>
 
 #include "base/base_err.h"
-#include "coll/coll.h"
+#include "coll/coll_digest.h"
+#include "coll/coll_hall.h"
 #include "coll/coll_shape.h"
-
-enum { HEAD_BYTES = offsetof(struct pldi_digest, text) };
 
 /* Of many ranks: what the digest that travels is for. */
 enum { FIRST, PAIRS, SECOND };
@@ -75,6 +74,13 @@ static void describe_counts(const struct pldi_word *a, const struct pldi_word *b
         a->opening->n_counts < b->opening->n_counts ? a->opening->n_counts : b->opening->n_counts;
 
     text[0] = '\0';
+    if (a->opening->print.kind == PLDI_LEAVES && b->opening->print.kind == PLDI_LEAVES &&
+        a->opening->print.counts != b->opening->print.counts) {
+        (void)snprintf(text, bytes, "; of %llu leaves on rank %d, of %llu on rank %d",
+                       (unsigned long long)a->opening->print.counts, a->opening->rank,
+                       (unsigned long long)b->opening->print.counts, b->opening->rank);
+        return;
+    }
     if (a->opening->print.kind != b->opening->print.kind ||
         a->opening->print.counts == b->opening->print.counts)
         return;
@@ -196,6 +202,8 @@ static struct pldi_word word_of(const pld_group *g, int rank)
 
 const unsigned char *pldi_open_data(const pld_group *group, int rank)
 {
+    if (group->nodes != NULL && group->nodes->hall != NULL)
+        return pldi_hall_data(group, rank);
     return (const void *)word_of(group, rank).text;
 }
 
@@ -240,50 +248,15 @@ static int judge_direct(pld_request *op)
     return pldi_open_judge(g, all);
 }
 
-/* The rounds of many ranks: work.out holds this rank's digest, work.in the one coming. */
-static int post_round(pld_request *op)
+static int has_hall(const pld_group *group)
 {
-    pld_group *g = op->group;
-    struct pldi_transport *t = g->transport;
-    struct pldi_digest *d = (void *)g->work.out;
-    const int step = 1 << g->work.round;
-    const int to = (int)(((long long)g->rank + step) % g->size);
-    const int from = (int)(((long long)g->rank - step + g->size) % g->size);
-    const size_t text = d->bad.rank == INT32_MAX ? 0 : d->bad.bytes;
-    const size_t bytes = d->low.n_counts + d->high.n_counts > 0 ? sizeof(*d) : HEAD_BYTES + text;
-
-    PLDI_TRY(t->ops->irecv(t, g->work.in, sizeof(*d), from, PLDI_TAG_OPEN, &g->work.recvs[0]));
-    return pldi_send_part(g, d, bytes, to, PLDI_TAG_OPEN, &g->work.sends[0]);
-}
-
-static int before(const struct pldi_opening *a, const struct pldi_opening *b)
-{
-    const int order = memcmp(&a->print, &b->print, sizeof(a->print));
-
-    return order < 0 || (order == 0 && a->rank < b->rank);
-}
-
-static void merge(struct pldi_digest *mine, const struct pldi_digest *theirs)
-{
-    const int order = memcmp(&theirs->high.print, &mine->high.print, sizeof(mine->high.print));
-
-    if (before(&theirs->low, &mine->low)) {
-        mine->low = theirs->low;
-        memcpy(mine->counts[0], theirs->counts[0], mine->low.n_counts * sizeof(uint64_t));
-    }
-    if (order > 0 || (order == 0 && theirs->high.rank < mine->high.rank)) {
-        mine->high = theirs->high;
-        memcpy(mine->counts[1], theirs->counts[1], mine->high.n_counts * sizeof(uint64_t));
-    }
-    if (theirs->bad.rank < mine->bad.rank) {
-        mine->bad = theirs->bad;
-        memcpy(mine->text, theirs->text, theirs->bad.bytes);
-    }
+    return group->nodes != NULL && group->nodes->hall != NULL;
 }
 
 static int judge_digest(const pld_group *group)
 {
-    const struct pldi_digest *d = (const void *)group->work.out;
+    const struct pldi_digest *d =
+        has_hall(group) ? pldi_hall_digest(group) : (const void *)group->work.out;
     const struct pldi_word low = {&d->low, d->counts[0], NULL};
     const struct pldi_word high = {&d->high, d->counts[1], NULL};
 
@@ -292,51 +265,6 @@ static int judge_digest(const pld_group *group)
     if (d->bad.rank != INT32_MAX)
         return failed(&d->bad, d->text);
     return 1;
-}
-
-static void start_digest(const pld_request *op)
-{
-    struct pldi_digest *d = (void *)op->group->work.out;
-
-    op->group->work.round = 0;
-    d->low = d->high = d->bad = pldi_open_make(op);
-    if (op->kind == PLDI_ALLTOALL_V) /* every rank has others */
-        d->low.n_counts = d->high.n_counts = 0;
-    for (int i = 0; i < 2 && d->low.n_counts > 0; i++)
-        memcpy(d->counts[i], op->counts, d->low.n_counts * sizeof(uint64_t));
-    if (op->code < 0)
-        memcpy(d->text, op->text, d->bad.bytes);
-    else
-        d->bad.rank = INT32_MAX;
-}
-
-static int test_work(pld_request *op, int n, int *moved)
-{
-    pld_group *g = op->group;
-    const int received = pldi_xfers_test(g, g->work.recvs, NULL, n, moved);
-    int sent;
-
-    PLDI_TRY(received);
-    sent = pldi_xfers_test(g, g->work.sends, NULL, n, moved);
-    PLDI_TRY(sent);
-    return received && sent;
-}
-
-static int step_digest(pld_request *op, int *moved)
-{
-    struct pldi_work *work = &op->group->work;
-    int rc;
-
-    for (;;) {
-        rc = test_work(op, 1, moved);
-        if (rc <= 0)
-            return rc;
-        merge((void *)work->out, (const void *)work->in);
-        work->round++;
-        if (1LL << work->round >= op->group->size)
-            return 1;
-        PLDI_TRY(post_round(op));
-    }
 }
 
 static int post_pairs(pld_request *op)
@@ -353,8 +281,8 @@ static int post_pairs(pld_request *op)
     }
     for (int peer = 0; peer < g->size; peer++) {
         if (peer != g->rank)
-            PLDI_TRY(t->ops->isend(t, &g->work.ours[peer], sizeof(uint64_t), peer, PLDI_TAG_OPEN,
-                                   &g->work.sends[peer]));
+            PLDI_TRY(pldi_send_part(g, &g->work.ours[peer], sizeof(uint64_t), peer, PLDI_TAG_OPEN,
+                                    &g->work.sends[peer]));
     }
     return PLD_OK;
 }
@@ -375,9 +303,14 @@ static void compare_pairs(pld_request *op)
 
 static int begin_digest(pld_request *op, int phase)
 {
+    const struct pldi_opening o = pldi_open_make(op);
+    const struct pldi_word word = {&o, op->counts, op->text};
+
     op->group->work.phase = phase;
-    start_digest(op);
-    return post_round(op);
+    if (has_hall(op->group))
+        return pldi_hall_begin(op);
+    pldi_digest_put((void *)op->group->work.out, &word);
+    return pldi_digest_post(op->group);
 }
 
 static int step_many(pld_request *op, int *moved)
@@ -391,13 +324,13 @@ static int step_many(pld_request *op, int *moved)
         *moved = 1;
     }
     if (work->phase == PAIRS) {
-        rc = test_work(op, op->group->size, moved);
+        rc = pldi_work_test(op->group, op->group->size, moved);
         if (rc <= 0)
             return rc;
         compare_pairs(op);
         PLDI_TRY(begin_digest(op, SECOND));
     }
-    rc = step_digest(op, moved);
+    rc = has_hall(op->group) ? pldi_hall_meet(op, moved) : pldi_digest_step(op->group, moved);
     if (rc <= 0)
         return rc;
     rc = judge_digest(op->group);
@@ -411,21 +344,22 @@ static int step_many(pld_request *op, int *moved)
 
 static int step_direct(pld_request *op, int *moved)
 {
+    pld_group *g = op->group;
     int rc;
 
     if (op->state == PLDI_NEW) {
-        PLDI_TRY(post_direct(op));
+        PLDI_TRY(has_hall(g) ? pldi_hall_begin(op) : post_direct(op));
         op->state = PLDI_OPENING;
         *moved = 1;
     }
-    rc = test_work(op, op->group->size, moved);
+    rc = has_hall(g) ? pldi_hall_meet(op, moved) : pldi_work_test(g, g->size, moved);
     if (rc <= 0)
         return rc;
     op->state = PLDI_OPENED;
-    return judge_direct(op);
+    return has_hall(g) ? pldi_open_judge(g, pldi_hall_words(g)) : judge_direct(op);
 }
 
 int pldi_open_step(pld_request *op, int *moved)
 {
-    return op->group->size > PLDI_DIRECT_RANKS ? step_many(op, moved) : step_direct(op, moved);
+    return op->group->small_bytes == 0 ? step_many(op, moved) : step_direct(op, moved);
 }

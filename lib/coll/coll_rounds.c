@@ -23,7 +23,7 @@ const char *pldi_algorithm_name(unsigned algorithm)
     static const char *const names[PLDI_ALGORITHMS] = {
         [PLDI_FLAT] = "flat",         [PLDI_RING] = "ring", [PLDI_HALVING] = "halving",
         [PLDI_DOUBLING] = "doubling", [PLDI_TREE] = "tree", [PLDI_NODES] = "nodes",
-        [PLDI_NCCL] = "nccl"};
+        [PLDI_NUMA] = "numa",         [PLDI_NCCL] = "nccl"};
 
     return algorithm < PLDI_ALGORITHMS ? names[algorithm] : "?";
 }

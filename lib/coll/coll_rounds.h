@@ -29,6 +29,7 @@ enum pldi_algorithm {
     PLDI_DOUBLING, /**< log2(n) exchanges of the whole vector */
     PLDI_TREE,     /**< binomial, from the root */
     PLDI_NODES,    /**< inside nodes in shared memory, between them by another one */
+    PLDI_NUMA,     /**< in shared memory in two levels: NUMA nodes, or runs of near ranks */
     PLDI_NCCL,     /**< of device memory: NCCL's own sums of f16 and bf16 */
     PLDI_ALGORITHMS
 };

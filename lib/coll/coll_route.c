@@ -409,6 +409,7 @@ static void start_local(const pld_request *op, struct pldi_slot *s, enum pldi_ki
     for (int i = n_lanes(op) + 1; i <= g->size; i++)
         s->cuts[i] = s->cuts[n_lanes(op)];
     local->group = g;
+    local->whole = op;
     local->kind = kind;
     local->send = send;
     local->recv = recv;
@@ -424,7 +425,7 @@ static void start_local(const pld_request *op, struct pldi_slot *s, enum pldi_ki
     local->print.kind = (uint32_t)kind;
     local->print.dtype = (uint32_t)op->dtype;
     local->print.count = local->count;
-    local->print.sequence = g->sequence++;
+    pldi_op_number(local, g->sequence++);
     local->name = op->name;
 }
 

@@ -11,7 +11,7 @@
 enum { SLICE_ALIGN = 64 /* elements */ };
 
 /* What each operation is; nothing else in lib/coll tells them apart but what is special. */
-static const struct pldi_shape shapes[PLDI_KINDS] = {
+const struct pldi_shape pldi_shapes[PLDI_KINDS] = {
     [PLDI_BARRIER] = {.name = "barrier"},
     [PLDI_AGREE] = {.name = "agree"},
     [PLDI_ALLREDUCE] = {.name = "allreduce", .cut = {PLDI_EVEN, PLDI_EVEN}, .reduces = 1},
@@ -40,17 +40,14 @@ static const struct pldi_shape shapes[PLDI_KINDS] = {
                         .by_rank = 1},
     [PLDI_SEND] = {.name = "send"},
     [PLDI_RECV] = {.name = "recv"},
+    /* Its parts move the data. */
+    [PLDI_LEAVES] = {.name = "allreduce_leaves", .cut = {PLDI_EVEN, PLDI_EVEN}, .reduces = 1},
     [PLDI_CONNECT] = {.name = "connect"},
 };
 
-const struct pldi_shape *pldi_shape(enum pldi_kind kind)
-{
-    return &shapes[kind];
-}
-
 const char *pldi_kind_name(unsigned kind)
 {
-    return kind < PLDI_KINDS ? shapes[kind].name : "?";
+    return kind < PLDI_KINDS ? pldi_shapes[kind].name : "?";
 }
 
 static size_t min_size(size_t a, size_t b)
@@ -58,8 +55,7 @@ static size_t min_size(size_t a, size_t b)
     return a < b ? a : b;
 }
 
-/* Where a slice of a vector that is cut evenly begins. */
-static size_t even_start(const pld_request *op, int r)
+size_t pldi_even_start(const pld_request *op, int r)
 {
     const size_t p = (size_t)op->group->size;
     size_t each, aligned;
@@ -80,8 +76,8 @@ static size_t block_bytes(const pld_request *op, enum pldi_side side, int r)
 
 size_t pldi_slice(const pld_request *op, int r)
 {
-    if (shapes[op->kind].cut[PLDI_SENT] == PLDI_EVEN)
-        return even_start(op, r + 1) - even_start(op, r);
+    if (pldi_shapes[op->kind].cut[PLDI_SENT] == PLDI_EVEN)
+        return pldi_even_start(op, r + 1) - pldi_even_start(op, r);
     return block_bytes(op, PLDI_SENT, r);
 }
 
@@ -98,19 +94,19 @@ size_t pldi_slice_most(const pld_request *op)
 
 int pldi_gives(const pld_request *op, int rank)
 {
-    return shapes[op->kind].cut[PLDI_SENT] != PLDI_NOTHING &&
-           (!shapes[op->kind].from_root || rank == op->root);
+    return pldi_shapes[op->kind].cut[PLDI_SENT] != PLDI_NOTHING &&
+           (!pldi_shapes[op->kind].from_root || rank == op->root);
 }
 
 int pldi_takes(const pld_request *op, int rank)
 {
-    return shapes[op->kind].cut[PLDI_RECEIVED] != PLDI_NOTHING &&
-           (!shapes[op->kind].to_root || rank == op->root);
+    return pldi_shapes[op->kind].cut[PLDI_RECEIVED] != PLDI_NOTHING &&
+           (!pldi_shapes[op->kind].to_root || rank == op->root);
 }
 
 size_t pldi_flow(const pld_request *op, int s, int d)
 {
-    const struct pldi_shape *shape = &shapes[op->kind];
+    const struct pldi_shape *shape = &pldi_shapes[op->kind];
 
     if (!pldi_gives(op, s) || !pldi_takes(op, d))
         return 0;
@@ -126,7 +122,7 @@ size_t pldi_flow(const pld_request *op, int s, int d)
 
 size_t pldi_extent(const pld_request *op, enum pldi_side side)
 {
-    const struct pldi_shape *shape = &shapes[op->kind];
+    const struct pldi_shape *shape = &pldi_shapes[op->kind];
     const int rank = op->group->rank;
     const size_t p = (size_t)op->group->size;
 
@@ -166,8 +162,8 @@ static size_t find_item(const pld_request *op, size_t at)
 
 struct pldi_spot pldi_locate(const pld_request *op, enum pldi_side side, int block, size_t offset)
 {
-    const enum pldi_cut cut = shapes[op->kind].cut[side];
-    const size_t at = offset + (cut == PLDI_EVEN ? even_start(op, block) : 0);
+    const enum pldi_cut cut = pldi_shapes[op->kind].cut[side];
+    const size_t at = offset + (cut == PLDI_EVEN ? pldi_even_start(op, block) : 0);
     const struct pldi_item *item;
     struct pldi_spot spot = {0, at, SIZE_MAX};
     size_t start = 0;

@@ -37,10 +37,18 @@ struct pldi_shape {
     int by_rank;            /**< counts of blocks differ */
 };
 
-const struct pldi_shape *pldi_shape(enum pldi_kind kind);
+extern const struct pldi_shape pldi_shapes[PLDI_KINDS];
+
+static inline const struct pldi_shape *pldi_shape(enum pldi_kind kind)
+{
+    return &pldi_shapes[kind];
+}
 
 /** "allreduce"; "?" for what is no kind. */
 const char *pldi_kind_name(unsigned kind);
+
+/** Bytes before slice r of a vector that is cut evenly. */
+size_t pldi_even_start(const pld_request *op, int r);
 
 /** Bytes of slice r of a reduction, and of the largest. */
 size_t pldi_slice(const pld_request *op, int r);

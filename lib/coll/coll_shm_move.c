@@ -32,8 +32,14 @@
 #include "base/base_err.h"
 #include "coll/coll_shape.h"
 #include "coll/coll_shm.h"
+#include "coll/coll_shm_levels.h"
 
-enum { STAGES_PER_STEP = 4, CACHE_SHARE = 8 };
+/*
+ * From which part of the last-level cache on, of all that the ranks touch, results go past
+ * the caches.  Measured with cold and with hot buffers: a result in memory of its own is
+ * never near, so that its lines would be fetched only to be overwritten.
+ */
+enum { STAGES_PER_STEP = 4, CACHE_SHARE = 64, CACHE_SHARE_IN_PLACE = 16 };
 
 static size_t min_size(size_t a, size_t b)
 {
@@ -110,12 +116,13 @@ static void find_offsets(const pld_request *op)
     }
 }
 
-static void publish(struct pldi_team *team, enum pldi_stage stage, size_t chunks)
+void pldi_team_publish(struct pldi_team *team, enum pldi_stage stage, size_t chunks)
 {
     struct pldi_progress *mine = &pldi_team_seat(team, team->rank)->progress;
 
     team->done[stage] = chunks;
     atomic_store_explicit(&mine->done[stage], team->chunks_before + chunks, memory_order_release);
+    pldi_team_ring(team);
 }
 
 static void choose_way(const pld_request *op)
@@ -154,28 +161,60 @@ static int works_in_mid(const pld_request *op)
     return reduces(op) || team->send_direct || pldi_gives(op, team->rank);
 }
 
+static int is_in_place(const pld_request *op)
+{
+    const struct pldi_spot from = pldi_locate(op, PLDI_SENT, op->group->rank, 0);
+    const struct pldi_spot to = pldi_locate(op, PLDI_RECEIVED, op->group->rank, 0);
+
+    return pldi_base(op, PLDI_SENT, from.item) + from.offset ==
+           pldi_base(op, PLDI_RECEIVED, to.item) + to.offset;
+}
+
+void pldi_team_choose_stores(pld_request *op)
+{
+    struct pldi_team *team = op->group->team;
+    const size_t touched = 2 * pldi_vector(op) * (size_t)team->size;
+
+    /* Reduced in place, a line is in the cache when it is written. */
+    team->stream =
+        touched >= team->node->cache_bytes / (is_in_place(op) ? CACHE_SHARE_IN_PLACE : CACHE_SHARE);
+    team->stream &= !reduces(op) || op->send != op->recv;
+    team->stream_peers = !team->recv_direct || op->send != op->recv;
+}
+
+/* Where all ranks' buffers are. */
+static void read_refs(struct pldi_team *team)
+{
+    const int set = (int)((team->begun - 1) % 2);
+
+    for (int r = 0; r < team->size; r++)
+        team->refs[r] = pldi_team_seat(team, r)->arrivals[set].u.refs;
+}
+
 void pldi_team_plan(pld_request *op)
 {
     struct pldi_team *team = op->group->team;
     const size_t longest = reduces(op) ? pldi_slice_most(op) : flow_most(op);
-    const size_t touched = 2 * pldi_vector(op) * (size_t)team->size;
 
+    if (pldi_levels_carry(op)) {
+        pldi_levels_plan(op);
+        return;
+    }
+    read_refs(team);
     choose_way(op);
     if (op->kind == PLDI_ALLTOALL_V)
         find_offsets(op);
-    /* Reduced in place, a line is in the cache when it is written; fetched, it never is. */
-    team->stream =
-        (!reduces(op) || op->send != op->recv) && touched > team->node->cache_bytes / CACHE_SHARE;
-    team->stream_peers = !team->recv_direct || op->send != op->recv;
+    pldi_team_choose_stores(op);
+    team->stages = PLDI_OUT + 1;
     team->piece = piece_bytes(op);
     team->chunks = longest / team->piece + (longest % team->piece != 0);
     memset(team->done, 0, sizeof(team->done));
     if (!team->takes_in)
-        publish(team, PLDI_IN, team->chunks);
+        pldi_team_publish(team, PLDI_IN, team->chunks);
     if (!works_in_mid(op))
-        publish(team, PLDI_MID, team->chunks);
+        pldi_team_publish(team, PLDI_MID, team->chunks);
     if (!takes_from_slots(op))
-        publish(team, PLDI_OUT, team->chunks);
+        pldi_team_publish(team, PLDI_OUT, team->chunks);
 }
 
 /* What a chunk has of so many bytes. */
@@ -184,7 +223,7 @@ static size_t part(const struct pldi_team *team, size_t bytes, size_t chunk)
     return min_size(bytes - min_size(bytes, chunk * team->piece), team->piece);
 }
 
-static unsigned char *slot(const struct pldi_team *team, int rank, size_t chunk, int result)
+unsigned char *pldi_team_slot(const struct pldi_team *team, int rank, size_t chunk, int result)
 {
     const size_t turn = (size_t)((team->chunks_before + chunk) % PLDI_TEAM_SLOTS);
     unsigned char *seat = (void *)pldi_team_seat(team, rank);
@@ -227,28 +266,29 @@ static int slot_free(const struct pldi_team *team, enum pldi_stage stage, size_t
     return others_at(team, stage, (uint64_t)chunk + 1 - PLDI_TEAM_SLOTS);
 }
 
-static void copy(const struct pldi_team *team, void *to, const void *from, size_t bytes, int stream)
+void pldi_team_copy(const struct pldi_team *team, void *to, const void *from, size_t bytes,
+                    int stream)
 {
     if (bytes > 0 && to != from)
         team->node->kernels->copy(to, from, bytes, stream);
 }
 
-/* A part of a block of this rank, to where others find it. */
-static void put(const pld_request *op, int block, size_t offset, size_t bytes, unsigned char *to)
+void pldi_team_put(const pld_request *op, int block, size_t offset, size_t bytes, unsigned char *to)
 {
     while (bytes > 0) {
         const struct pldi_spot spot = pldi_locate(op, PLDI_SENT, block, offset);
         const size_t n = min_size(spot.run, bytes);
 
-        copy(op->group->team, to, pldi_base(op, PLDI_SENT, spot.item) + spot.offset, n, 1);
+        pldi_team_copy(op->group->team, to, pldi_base(op, PLDI_SENT, spot.item) + spot.offset, n,
+                       1);
         to += n;
         offset += n;
         bytes -= n;
     }
 }
 
-static void take(const pld_request *op, int block, size_t offset, size_t bytes,
-                 const unsigned char *from)
+void pldi_team_take(const pld_request *op, int block, size_t offset, size_t bytes,
+                    const unsigned char *from)
 {
     const struct pldi_team *team = op->group->team;
 
@@ -256,16 +296,16 @@ static void take(const pld_request *op, int block, size_t offset, size_t bytes,
         const struct pldi_spot spot = pldi_locate(op, PLDI_RECEIVED, block, offset);
         const size_t n = min_size(spot.run, bytes);
 
-        copy(team, pldi_base(op, PLDI_RECEIVED, spot.item) + spot.offset, from, n, team->stream);
+        pldi_team_copy(team, pldi_base(op, PLDI_RECEIVED, spot.item) + spot.offset, from, n,
+                       team->stream);
         from += n;
         offset += n;
         bytes -= n;
     }
 }
 
-/* The same place of the same item, in the buffer of another rank. */
-static unsigned char *at_peer(const pld_request *op, int rank, enum pldi_side side,
-                              struct pldi_spot spot)
+unsigned char *pldi_team_at_peer(const pld_request *op, int rank, enum pldi_side side,
+                                 struct pldi_spot spot)
 {
     const struct pldi_team *team = op->group->team;
     const struct pldi_refs *refs =
@@ -278,13 +318,13 @@ static void stage_in(const pld_request *op)
 {
     const struct pldi_team *team = op->group->team;
     const size_t chunk = team->done[PLDI_IN];
-    unsigned char *to = slot(team, team->rank, chunk, 0);
+    unsigned char *to = pldi_team_slot(team, team->rank, chunk, 0);
 
     for (int n = 1; n < team->size; n++) {
         const int r = (team->rank + n) % team->size;
 
-        put(op, r, chunk * team->piece, part(team, pldi_slice(op, r), chunk),
-            to + (size_t)r * team->piece);
+        pldi_team_put(op, r, chunk * team->piece, part(team, pldi_slice(op, r), chunk),
+                      to + (size_t)r * team->piece);
     }
 }
 
@@ -302,17 +342,18 @@ static void reduce_run(const pld_request *op, struct pldi_spot spot, size_t begi
         if (r == team->rank)
             team->sources[r] = pldi_base(op, PLDI_SENT, spot.item) + spot.offset;
         else if (team->send_direct)
-            team->sources[r] = at_peer(op, r, PLDI_SENT, spot);
+            team->sources[r] = pldi_team_at_peer(op, r, PLDI_SENT, spot);
         else
-            team->sources[r] = slot(team, r, chunk, 0) + (size_t)team->rank * team->piece + begin;
+            team->sources[r] =
+                pldi_team_slot(team, r, chunk, 0) + (size_t)team->rank * team->piece + begin;
     }
     spot = pldi_locate(op, PLDI_RECEIVED, team->rank, offset);
     for (int r = 0; r < team->size && team->recv_direct; r++) {
         if (r != team->rank && pldi_takes(op, r))
-            team->targets[targets++] = at_peer(op, r, PLDI_RECEIVED, spot);
+            team->targets[targets++] = pldi_team_at_peer(op, r, PLDI_RECEIVED, spot);
     }
     if (team->takes_out)
-        team->targets[targets++] = slot(team, team->rank, chunk, 1) + begin;
+        team->targets[targets++] = pldi_team_slot(team, team->rank, chunk, 1) + begin;
     streams = team->stream_peers ? targets : 0;
     if (pldi_takes(op, team->rank)) {
         streams += team->stream;
@@ -353,12 +394,12 @@ static void move_flow(const pld_request *op, int s, int d)
 
         if (s != team->rank && op->kind == PLDI_ALLTOALL_V)
             from.offset = team->offsets[s] + offset;
-        copy(team,
-             d == team->rank ? pldi_base(op, PLDI_RECEIVED, to.item) + to.offset
-                             : at_peer(op, d, PLDI_RECEIVED, to),
-             s == team->rank ? pldi_base(op, PLDI_SENT, from.item) + from.offset
-                             : at_peer(op, s, PLDI_SENT, from),
-             n, team->stream);
+        pldi_team_copy(team,
+                       d == team->rank ? pldi_base(op, PLDI_RECEIVED, to.item) + to.offset
+                                       : pldi_team_at_peer(op, d, PLDI_RECEIVED, to),
+                       s == team->rank ? pldi_base(op, PLDI_SENT, from.item) + from.offset
+                                       : pldi_team_at_peer(op, s, PLDI_SENT, from),
+                       n, team->stream);
         offset += n;
         bytes -= n;
     }
@@ -369,19 +410,20 @@ static void fill_slot(const pld_request *op)
 {
     const struct pldi_team *team = op->group->team;
     const size_t chunk = team->done[PLDI_MID];
-    unsigned char *to = slot(team, team->rank, chunk, 1);
+    unsigned char *to = pldi_team_slot(team, team->rank, chunk, 1);
 
     if (!pldi_gives(op, team->rank))
         return;
     if (!slot_is_cut(op)) {
-        put(op, 0, chunk * team->piece, part(team, pldi_extent(op, PLDI_SENT), chunk), to);
+        pldi_team_put(op, 0, chunk * team->piece, part(team, pldi_extent(op, PLDI_SENT), chunk),
+                      to);
         return;
     }
     for (int n = 1; n < team->size; n++) {
         const int d = (team->rank + n) % team->size;
 
-        put(op, d, chunk * team->piece, part(team, pldi_flow(op, team->rank, d), chunk),
-            to + (size_t)d * team->piece);
+        pldi_team_put(op, d, chunk * team->piece, part(team, pldi_flow(op, team->rank, d), chunk),
+                      to + (size_t)d * team->piece);
     }
 }
 
@@ -419,8 +461,8 @@ static void stage_out(const pld_request *op)
     for (int n = 1; n < team->size; n++) {
         const int r = (team->rank + n) % team->size;
 
-        take(op, r, chunk * team->piece, part(team, pldi_flow(op, r, team->rank), chunk),
-             slot(team, r, chunk, 1) + mine);
+        pldi_team_take(op, r, chunk * team->piece, part(team, pldi_flow(op, r, team->rank), chunk),
+                       pldi_team_slot(team, r, chunk, 1) + mine);
     }
 }
 
@@ -444,11 +486,13 @@ static int can_in(const struct pldi_team *team)
 }
 
 /* One stage of one chunk: 1, or 0 if none can run. */
-static int advance(const pld_request *op)
+static int advance(pld_request *op)
 {
     struct pldi_team *team = op->group->team;
     enum pldi_stage stage;
 
+    if (team->stages == PLDI_STAGES)
+        return pldi_levels_advance(op);
     if (can_out(team)) {
         stage = PLDI_OUT;
         stage_out(op);
@@ -461,12 +505,16 @@ static int advance(const pld_request *op)
     } else {
         return 0;
     }
-    publish(team, stage, team->done[stage] + 1);
+    pldi_team_publish(team, stage, team->done[stage] + 1);
     return 1;
 }
 
-static int is_done(const struct pldi_team *team)
+static int is_done(const pld_request *op)
 {
+    const struct pldi_team *team = op->group->team;
+
+    if (team->stages == PLDI_STAGES)
+        return pldi_levels_done(op);
     for (int stage = PLDI_IN; stage <= PLDI_OUT; stage++) {
         if (team->done[stage] < team->chunks)
             return 0;
@@ -483,7 +531,7 @@ int pldi_team_move(pld_request *op, int *moved)
     while (n < STAGES_PER_STEP && advance(op))
         n++;
     *moved |= n > 0;
-    if (is_done(team)) {
+    if (is_done(op)) {
         team->chunks_before += team->chunks;
         return 1;
     }

@@ -23,13 +23,6 @@ static const size_t CACHE_DEFAULT = (size_t)32 << 20;
 /* All heaps together must fit into the address space of a process, with room to spare. */
 static const size_t ADDRESS_SPACE = (size_t)16 << 40;
 
-static size_t cache_bytes(void)
-{
-    const long bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
-
-    return bytes > 0 ? (size_t)bytes : CACHE_DEFAULT;
-}
-
 static size_t heap_bytes(int ranks)
 {
     const long pages = sysconf(_SC_PHYS_PAGES);
@@ -69,10 +62,9 @@ static struct pldi_node_shm *make(int rank, int size, int near_count)
     node->enabled = wanted == NULL || strcmp(wanted, "0") != 0;
     node->direct = wanted == NULL || strcmp(wanted, "copy") != 0;
     node->kernels = pldi_kernels();
-    node->cache_bytes = cache_bytes();
     node->rank = rank;
     node->ranks = pldi_alloc((size_t)size, sizeof(node->ranks[0]), "the node");
-    node->homes = pldi_alloc((size_t)size, sizeof(node->homes[0]), "the node");
+    node->homes = pldi_alloc(2 * (size_t)size, sizeof(node->homes[0]), "the node");
     if (node->ranks == NULL || node->homes == NULL) {
         pldi_node_close(&node);
         return NULL;
@@ -123,7 +115,19 @@ static int read_mode(pld_group *world)
     return PLD_OK;
 }
 
-int pldi_node_open(pld_group *world, const int *homes, int crowded)
+static void settle(struct pldi_node_shm *node, const int *homes,
+                   const struct pldi_node_facts *facts)
+{
+    const size_t bytes = (size_t)node->size * sizeof(homes[0]);
+
+    node->crowded = facts->crowded;
+    node->cache_bytes = facts->cache_bytes > 0 ? facts->cache_bytes : CACHE_DEFAULT;
+    node->numas = node->homes + node->size;
+    memcpy(node->homes, homes, bytes);
+    memcpy(node->numas, facts->numas, bytes);
+}
+
+int pldi_node_open(pld_group *world, const int *homes, const struct pldi_node_facts *facts)
 {
     struct pldi_shm_place *places =
         pldi_alloc((size_t)world->size, sizeof(*places), "the neighbours");
@@ -135,8 +139,7 @@ int pldi_node_open(pld_group *world, const int *homes, int crowded)
     world->node = make(world->rank, world->size, near_count);
     rc = pld_agree(world, places == NULL || world->node == NULL ? PLD_ERR_NOMEM : PLD_OK);
     if (rc == PLD_OK) {
-        world->node->crowded = crowded;
-        memcpy(world->node->homes, homes, (size_t)world->size * sizeof(homes[0]));
+        settle(world->node, homes, facts);
         describe(world->node, &places[world->rank]);
         rc = pld_allgather(world, &places[world->rank], places, sizeof(*places), PLD_U8, NULL);
     }

@@ -4,10 +4,11 @@
 /*
  * How the ranks of a node meet, and operations so small that meeting is all.
  *
- * Each rank has a seat, which it alone writes.  It arrives by filling in a record
- * and storing the number of the operation with release; the others load it with
- * acquire.  One line carries the number, a hash of what the rank is about to do,
- * and its data if they are few, or else where its buffers are.
+ * Each rank has a seat, which it alone writes.  It arrives by storing the number of the
+ * operation with release; the others load it with acquire.  One line carries the
+ * number, a hash of what the rank is about to do, and its data if they are few, or else
+ * where its buffers are.  Where the hashes differ all ranks see that, and then each
+ * writes a record of what it is about to do, for the sentence that all make of them.
  *
  * Two sets in turn suffice.  A rank that arrives at operation n has finished n-1,
  * so all have arrived at n-1, so all have finished n-2: nobody reads that set any
@@ -18,19 +19,23 @@
 #include <string.h>
 
 #include "base/base_clock.h"
+#include "base/base_cpu.h"
 #include "base/base_err.h"
-#include "base/base_hash.h"
 #include "base/base_mem.h"
+#include "coll/coll_hall.h"
+#include "coll/coll_nodes.h"
 #include "coll/coll_shape.h"
 #include "coll/coll_shm.h"
+#include "coll/coll_shm_levels.h"
 #include "coll/coll_shm_mail.h"
 
-enum { CLOCK_EVERY = 64, PAGE = 4096 };
+enum { CLOCK_EVERY = 64, PAGE = 4096, SPINS = 1000, FETCH_MOST = 1024 };
 static const double LOOK_SECONDS = 0.1;
 
 /* What a rank says when a team is made. */
 struct card {
     struct pldi_shm_place place; /* rank 0: of the segment */
+    struct pldi_mail_probe probe;
     int32_t world, able;
 };
 
@@ -55,12 +60,14 @@ void pldi_team_detach(struct pldi_team **team)
         return;
     pldi_shm_unmap(&t->shm);
     pldi_mail_destroy(&t->peers, t->size);
+    pldi_levels_destroy(&t->levels);
     pldi_free(t->world);
     pldi_free(t->refs);
     pldi_free(t->words);
     pldi_free(t->offsets);
     pldi_free(t->sources);
     pldi_free(t->targets);
+    pldi_free(t->doors);
     pldi_free(t);
     *team = NULL;
 }
@@ -95,12 +102,26 @@ static struct pldi_team *make(const pld_group *group, struct pldi_node_shm *node
     t->words = pldi_alloc(n, sizeof(t->words[0]), "a team");
     t->offsets = pldi_alloc(n, sizeof(t->offsets[0]), "a team");
     t->targets = pldi_alloc(n + 1, sizeof(t->targets[0]), "a team");
+    t->doors = pldi_alloc(n, sizeof(t->doors[0]), "a team");
     if (t->world == NULL || t->refs == NULL || t->sources == NULL || t->targets == NULL ||
-        t->words == NULL || t->offsets == NULL)
+        t->words == NULL || t->offsets == NULL || t->doors == NULL)
         pldi_team_detach(&t);
     else if (t->rank == 0)
         (void)pldi_shm_create(n * t->seat_bytes + pldi_mail_bytes(t->size), "a team", &t->shm);
     return t;
+}
+
+static int make_levels(struct pldi_team *t)
+{
+    int *numas = pldi_alloc((size_t)t->size, sizeof(*numas), "a team");
+    int rc = numas == NULL ? PLD_ERR_NOMEM : PLD_OK;
+
+    for (int r = 0; r < t->size && rc == PLD_OK; r++)
+        numas[r] = t->node->numas[t->world[r]];
+    if (rc == PLD_OK)
+        t->levels = pldi_levels_make(numas, t->size, t->rank, &rc);
+    pldi_free(numas);
+    return rc;
 }
 
 /* 1: this rank can take part, 3: and use the others' buffers, 0: not. */
@@ -122,12 +143,16 @@ static int seat_all(struct pldi_team *t, const struct card *cards)
         return 0;
     if (t->shm.data == NULL)
         return 0;
+    if (make_levels(t) < 0)
+        return 0;
     /* The pages of a seat belong where its rank runs. */
     memset(pldi_team_seat(t, t->rank), 0, sizeof(struct pldi_seat) + 2 * t->notes_bytes);
     if (pldi_mail_bytes(t->size) > 0) {
         t->peers = pldi_mail_create(t, t->shm.data + (size_t)t->size * t->seat_bytes);
         if (t->peers == NULL)
             return 0;
+        for (int r = 0; r < t->size; r++)
+            pldi_mail_try(t, r, &cards[r].probe);
     }
     return 1 | direct;
 }
@@ -141,6 +166,7 @@ static int introduce(pld_group *group, struct pldi_team **team, struct card *car
     memset(mine, 0, sizeof(*mine));
     mine->world = group->node->rank;
     mine->able = *team != NULL;
+    mine->probe = pldi_mail_probe();
     if (*team != NULL)
         pldi_shm_describe(&(*team)->shm, &mine->place);
     PLDI_TRY(pld_allgather(group, mine, cards, sizeof(*cards), PLD_U8, NULL));
@@ -176,9 +202,28 @@ int pldi_team_attach(pld_group *group, struct pldi_node_shm *node)
     return rc;
 }
 
+void pldi_team_ring(const struct pldi_team *team)
+{
+    for (int r = 0; r < team->size; r++)
+        pldi_door_ring(team->doors[r]);
+}
+
+/* The recorder, which has them, may come after the team. */
+void pldi_team_find_doors(pld_group *group)
+{
+    struct pldi_team *team = group->team;
+
+    if (team->has_doors || group->health == NULL)
+        return;
+    for (int r = 0; r < team->size; r++)
+        team->doors[r] = r != team->rank ? pldi_health_group_door(group->health, r) : NULL;
+    team->has_doors = 1;
+}
+
 void pldi_team_break(struct pldi_team *team, int code)
 {
     atomic_store(&pldi_team_seat(team, team->rank)->progress.broken, code);
+    pldi_team_ring(team);
 }
 
 static const struct pldi_arrival *arrival(const struct pldi_team *team, int rank)
@@ -191,25 +236,49 @@ static int has_arrived(const struct pldi_team *team, int rank)
     return atomic_load_explicit(&arrival(team, rank)->seq, memory_order_acquire) == team->begun;
 }
 
+static int has_told(const struct pldi_team *team, int rank)
+{
+    const struct pldi_seat *seat = pldi_team_seat(team, rank);
+
+    return atomic_load_explicit(&seat->progress.said, memory_order_acquire) >= team->begun;
+}
+
 /* Whether a rank has done all that others may wait for in this operation. */
 static int has_done(const pld_request *op, int rank)
 {
     const struct pldi_team *team = op->group->team;
 
     if (op->state != PLDI_MOVING)
-        return rank < team->seen || has_arrived(team, rank);
-    for (int stage = PLDI_IN; stage <= PLDI_OUT; stage++) {
+        return (rank < team->seen || has_arrived(team, rank)) &&
+               (team->levels == NULL || pldi_levels_told(team, rank)) &&
+               (!team->telling || has_told(team, rank));
+    for (int stage = PLDI_IN; stage < team->stages; stage++) {
         if (!pldi_team_at(team, rank, (enum pldi_stage)stage, team->chunks))
             return 0;
     }
     return 1;
 }
 
+const pld_group *pldi_team_group(const pld_group *group)
+{
+    return group->team == NULL && group->nodes != NULL ? group->nodes->local : group;
+}
+
+/* Who that rank of the team is in the group of the call that op is, or is a part of. */
+static int rank_in_call(const pld_group *caller, const pld_group *team, int rank)
+{
+    const struct pldi_nodes *n = caller->nodes;
+
+    return caller == team ? rank : n->by_node[n->starts[n->node_of[caller->rank]] + rank];
+}
+
 int pldi_team_look(const pld_request *op, int rank)
 {
-    const struct pldi_team *team = op->group->team;
+    const pld_request *call = op;
+    const pld_group *group = pldi_team_group(op->group);
+    const struct pldi_team *team = group->team;
     const struct pldi_neighbour *n = &team->node->ranks[team->world[rank]];
-    struct pldi_transport *t = op->group->transport;
+    struct pldi_transport *t = group->transport;
     const int broken = atomic_load(&pldi_team_seat(team, rank)->progress.broken);
     const int gone =
         t->ops->gone != NULL ? t->ops->gone(t, rank) : pldi_shm_ended(n->pid, n->watch);
@@ -218,10 +287,15 @@ int pldi_team_look(const pld_request *op, int rank)
 
     if (!broken && !gone)
         return PLD_OK;
-    if (op->kind != PLDI_SEND && op->kind != PLDI_RECV)
-        (void)snprintf(before, sizeof(before), "it finished %s #%llu", pldi_kind_name(op->kind),
-                       (unsigned long long)op->print.sequence);
-    pldi_health_last(op->group->health, rank, last, sizeof(last));
+    while (call->whole != NULL)
+        call = call->whole;
+    if (call->group->nodes != NULL && call->group->nodes->hall != NULL)
+        PLDI_TRY(pldi_hall_broken(call->group->nodes->hall, rank));
+    if (call->kind != PLDI_SEND && call->kind != PLDI_RECV)
+        (void)snprintf(before, sizeof(before), "it finished %s #%llu", pldi_kind_name(call->kind),
+                       (unsigned long long)call->print.sequence);
+    rank = rank_in_call(call->group, group, rank);
+    pldi_health_last(call->group->health, rank, last, sizeof(last));
     if (gone)
         return pldi_fail(PLD_ERR_PEER, "rank %d (process %lld) ended before %s%s", rank,
                          (long long)n->pid, before, last);
@@ -243,11 +317,11 @@ int pldi_team_should_look(pld_request *op)
     return 1;
 }
 
-int pldi_team_lost(pld_request *op)
+int pldi_team_lost(pld_request *op, int rank)
 {
-    if (op->group->team == NULL || op->peer == op->group->rank || !pldi_team_should_look(op))
-        return PLD_OK;
-    return pldi_team_look(op, op->peer);
+    const struct pldi_team *team = pldi_team_group(op->group)->team;
+
+    return rank == team->rank || !pldi_team_should_look(op) ? PLD_OK : pldi_team_look(op, rank);
 }
 
 /* What a rank did before it left counts: its end is found out first, its work looked at then. */
@@ -324,11 +398,17 @@ static struct pldi_refs find_buffers(const pld_request *op)
     return refs;
 }
 
+/* An allreduce of one vector, summed in the order of ranks: what most calls are. */
+static int is_plain(const pld_request *op)
+{
+    return op->kind == PLDI_ALLREDUCE && op->items == NULL && !op->tree && !op->wide;
+}
+
 /* Everything that this rank sends, in one piece. */
 static void bring(const pld_request *op, unsigned char *to)
 {
-    const size_t all = pldi_extent(op, PLDI_SENT);
     const int blocks = pldi_shape(op->kind)->cut[PLDI_SENT] == PLDI_BLOCKS ? op->group->size : 1;
+    const size_t all = is_plain(op) ? pldi_vector(op) : pldi_extent(op, PLDI_SENT);
     size_t at = 0;
 
     if (op->items == NULL && all > 0)
@@ -348,49 +428,110 @@ static int is_inline(const pld_request *op)
     return pldi_vector(op) * (blocks ? (size_t)op->group->size : 1) <= PLDI_TEAM_INLINE;
 }
 
-static void arrive(pld_request *op)
+/* Bit per side: others can be at it, or have no need to. */
+static uint32_t direct_sides(const pld_request *op, struct pldi_refs refs)
 {
-    struct pldi_team *team = op->group->team;
+    const int rank = op->group->rank;
+    const int sent = refs.at[PLDI_SENT] != SIZE_MAX || !pldi_gives(op, rank);
+    const int received = refs.at[PLDI_RECEIVED] != SIZE_MAX || !pldi_takes(op, rank);
+
+    return (uint32_t)sent << PLDI_SENT | (uint32_t)received << PLDI_RECEIVED;
+}
+
+/* What a rank is about to do, in full. */
+static void tell(const pld_request *op)
+{
+    const struct pldi_team *team = op->group->team;
     struct pldi_seat *seat = pldi_team_seat(team, team->rank);
-    const int set = (int)(team->begun % 2);
-    struct pldi_arrival *a = &seat->arrivals[set];
+    const int set = (int)((team->begun - 1) % 2);
     size_t counts;
 
-    team->begun++;
     seat->records[set].opening = pldi_open_make(op);
     counts = op->kind == PLDI_ALLTOALL_V ? op->n_counts : seat->records[set].opening.n_counts;
     if (counts > 0)
         memcpy(pldi_team_notes(team, team->rank)->counts, op->counts, counts * sizeof(uint64_t));
     if (op->code < 0)
         memcpy(seat->records[set].text, op->text, PLDI_TEXT_BYTES);
-    a->print = op->code < 0 ? 0 : pldi_hash64(&op->print, sizeof(op->print)) | 1;
-    if (op->code >= 0 && !is_small(op))
+    atomic_store_explicit(&seat->progress.said, team->begun, memory_order_release);
+    pldi_team_ring(team);
+}
+
+/* Where it will be read whatever the others do. */
+static int tells_at_once(const pld_request *op)
+{
+    return op->code < 0 || op->kind == PLDI_ALLTOALL_V;
+}
+
+static void arrive(pld_request *op)
+{
+    struct pldi_team *team = op->group->team;
+    struct pldi_seat *seat = pldi_team_seat(team, team->rank);
+    const int set = (int)(team->begun % 2);
+    struct pldi_arrival *a = &seat->arrivals[set];
+
+    team->begun++;
+    team->telling = tells_at_once(op);
+    if (team->telling)
+        tell(op);
+    a->print = op->code < 0 ? 0 : op->hash | 1;
+    team->reads_all = op->kind != PLDI_BARRIER && op->kind != PLDI_AGREE && is_small(op);
+    if (team->levels != NULL)
+        pldi_levels_arrive(team->levels);
+    if (op->code >= 0 && !is_small(op)) {
         a->u.refs = find_buffers(op);
-    else if (op->code >= 0)
+        a->direct = direct_sides(op, a->u.refs);
+    } else if (op->code >= 0) {
         bring(op, is_inline(op) ? a->u.data : seat->small[set]);
+    }
     team->seen = 0;
     atomic_store_explicit(&a->seq, team->begun, memory_order_release);
+    pldi_team_find_doors(op->group);
+    pldi_team_ring(team);
 }
 
 static int all_here(struct pldi_team *team)
 {
+    if (team->levels != NULL)
+        return pldi_levels_met(team);
     while (team->seen < team->size && has_arrived(team, team->seen))
         team->seen++;
     return team->seen == team->size;
 }
 
-/* All ranks say the same, and none an error: 1; or the sentence, the same on all. */
-static int judge(pld_request *op)
+/* Whether all ranks say the same, and none an error. */
+static int all_agree(const pld_request *op)
 {
-    struct pldi_team *team = op->group->team;
-    const int set = (int)((team->begun - 1) % 2);
+    const struct pldi_team *team = op->group->team;
     const uint64_t print = arrival(team, team->rank)->print;
     int same = print != 0 && op->kind != PLDI_ALLTOALL_V;
 
-    for (int r = 0; r < team->size; r++)
+    if (team->levels != NULL)
+        same = same && pldi_levels_agree(team, print);
+    for (int r = 0; r < team->size && team->levels == NULL; r++)
         same &= arrival(team, r)->print == print;
-    if (same)
-        return 1;
+    return same;
+}
+
+/* 1: all have told what they are about to do. */
+static int all_told(const pld_request *op)
+{
+    struct pldi_team *team = op->group->team;
+    int told = 0;
+
+    if (!team->telling)
+        tell(op);
+    team->telling = 1;
+    while (told < team->size && has_told(team, told))
+        told++;
+    return told == team->size;
+}
+
+/* 1; or the sentence, the same on all. */
+static int judge(const pld_request *op)
+{
+    struct pldi_team *team = op->group->team;
+    const int set = (int)((team->begun - 1) % 2);
+
     for (int r = 0; r < team->size; r++) {
         struct pldi_seat *seat = pldi_team_seat(team, r);
 
@@ -415,6 +556,20 @@ static const unsigned char *brought(const pld_request *op, int rank, int in_line
     return data + (size_t)team->rank * pldi_vector(op);
 }
 
+static void finish_plain(pld_request *op, int in_line)
+{
+    struct pldi_team *team = op->group->team;
+    const int set = (int)((team->begun - 1) % 2);
+
+    for (int r = 0; r < team->size; r++) {
+        const struct pldi_seat *seat = pldi_team_seat(team, r);
+
+        team->sources[r] = in_line ? seat->arrivals[set].u.data : seat->small[set];
+    }
+    op->group->kernels->reduce_to(&op->recv, 1, team->sources, team->size, op->count, op->dtype,
+                                  pldi_kernel_op(op), op->scale, 0);
+}
+
 static void finish_small(pld_request *op)
 {
     struct pldi_team *team = op->group->team;
@@ -422,6 +577,10 @@ static void finish_small(pld_request *op)
     const int even = shape->cut[PLDI_RECEIVED] == PLDI_EVEN;
     const int in_line = is_inline(op);
 
+    if (is_plain(op)) {
+        finish_plain(op, in_line);
+        return;
+    }
     for (int r = 0; r < team->size; r++) {
         team->sources[r] = brought(op, r, in_line);
         if (!shape->reduces && pldi_flow(op, r, team->rank) > 0 &&
@@ -437,6 +596,7 @@ static void finish_small(pld_request *op)
 static int open_team(pld_request *op, int *moved)
 {
     struct pldi_team *team = op->group->team;
+    int agree;
 
     if (op->state == PLDI_NEW) {
         arrive(op);
@@ -445,18 +605,53 @@ static int open_team(pld_request *op, int *moved)
     }
     if (!all_here(team))
         return pldi_team_waits(op);
+    agree = all_agree(op);
+    if (!agree && !all_told(op))
+        return pldi_team_waits(op);
     op->state = PLDI_OPENED;
     *moved = 1;
-    PLDI_TRY(judge(op));
+    if (!agree)
+        PLDI_TRY(judge(op));
     if (is_small(op)) {
         finish_small(op);
         return 1;
     }
-    for (int r = 0; r < team->size; r++)
-        team->refs[r] = arrival(team, r)->u.refs;
     pldi_team_plan(op);
     op->state = PLDI_MOVING;
     return 0;
+}
+
+/*
+ * Nobody reads the other set any more: its lines are taken back from those who did now, when
+ * there is nothing else to do, and not when they are next written.
+ */
+static void fetch_next(const pld_request *op)
+{
+    const struct pldi_team *team = op->group->team;
+    const struct pldi_seat *seat = pldi_team_seat(team, team->rank);
+    const unsigned char *small = seat->small[team->begun % 2];
+    const size_t bytes = is_small(op) && !is_inline(op) ? pldi_vector(op) : 0;
+
+    pldi_fetch_to_write(&seat->arrivals[team->begun % 2]);
+    for (size_t at = 0; at < bytes && at < FETCH_MOST; at += 64)
+        pldi_fetch_to_write(small + at);
+}
+
+void pldi_team_hasten(pld_request *op)
+{
+    if (op->state != PLDI_NEW || tells_at_once(op)) /* with the site, from the recorder */
+        return;
+    arrive(op);
+    fetch_next(op);
+    op->state = PLDI_OPENING;
+}
+
+void pldi_team_spin(const pld_request *op)
+{
+    struct pldi_team *team = op->group->team;
+
+    for (int i = 0; i < SPINS && op->state == PLDI_OPENING && !all_here(team); i++)
+        pldi_pause();
 }
 
 int pldi_team_step(pld_request *op, int *moved)

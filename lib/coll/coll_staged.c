@@ -214,6 +214,7 @@ static void begin_part(pld_request *op)
     part->name = op->name;
     part->ticket = op->ticket;
     part->print = op->print;
+    part->hash = op->hash;
     part->peer = op->peer;
     part->tag = pldi_gpu_tag(op->group, op->tag);
     part->code = op->code;
@@ -240,6 +241,7 @@ static void begin_agreement(pld_request *op)
     pldi_call_start(part, op->group, PLDI_ALLREDUCE, &s->most, &s->most, 1, PLD_I64);
     part->op = PLD_MAX;
     part->print = op->print;
+    part->hash = op->hash;
     part->counts = op->counts;
     part->n_counts = op->n_counts;
     part->name = op->name;
@@ -296,7 +298,7 @@ static void strike(pld_request *op)
 static int step_part(pld_request *op, int *moved)
 {
     struct pldi_staged *s = op->staged;
-    const int rc = pldi_op_move(&s->part, moved);
+    const int rc = pldi_op_part(&s->part, moved);
 
     /* A verdict of all ranks leaves the group as it is, any other end is everybody's. */
     if (rc == 0)

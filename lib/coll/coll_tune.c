@@ -116,7 +116,8 @@ static int read_algorithm(const struct line *l, const char *word, enum pldi_algo
             return PLD_OK;
         }
     }
-    return bad(l, "algorithm (there are flat, ring, halving, doubling, tree, nodes, nccl)", word);
+    return bad(l, "algorithm (there are flat, ring, halving, doubling, tree, nodes, numa, nccl)",
+               word);
 }
 
 static int read_rule(const struct line *l, struct pldi_rule *out)

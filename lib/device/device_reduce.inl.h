@@ -260,6 +260,20 @@ static void reduce_block(union block *out, const struct sources *srcs, size_t st
 #undef CASE
 }
 
+/*
+ * The next block of all sources.  While stores go past the caches nothing is read, and
+ * what the processor fetches ahead by itself ends with the page: without this a third of
+ * the bandwidth is lost.
+ */
+static void fetch_next(const struct sources *srcs, size_t start, size_t count, size_t bytes)
+{
+    const size_t block = BLOCK_BYTES / bytes;
+    const size_t n = count - start < block ? count - start : block;
+
+    for (int s = 0; s < srcs->n; s++)
+        fetch_ahead((const unsigned char *)srcs->at[s] + start * bytes, n * bytes);
+}
+
 static void reduce_to(void *const *dsts, int n_dsts, const void *const *srcs, int n_srcs,
                       size_t count, pld_dtype dtype, pld_op op, double scale, int n_stream)
 {
@@ -277,6 +291,8 @@ static void reduce_to(void *const *dsts, int n_dsts, const void *const *srcs, in
         const size_t n = count - start < block ? count - start : block;
 
         reduce_block(&out, &sources, start, n);
+        if (n_stream > 0)
+            fetch_next(&sources, start + n, count, bytes);
         for (int d = 0; d < n_dsts; d++) {
             unsigned char *to = (unsigned char *)dsts[d] + start * bytes;
 

@@ -47,6 +47,12 @@ static void stream_fence(void)
 {
     _mm_sfence();
 }
+
+static void fetch_ahead(const unsigned char *src, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += STREAM_LINE)
+        _mm_prefetch((const void *)(src + i), _MM_HINT_T0);
+}
 #else
 static void stream_copy(unsigned char *dst, const unsigned char *src, size_t bytes)
 {
@@ -55,6 +61,12 @@ static void stream_copy(unsigned char *dst, const unsigned char *src, size_t byt
 
 static void stream_fence(void)
 {
+}
+
+static void fetch_ahead(const unsigned char *src, size_t bytes)
+{
+    (void)src;
+    (void)bytes;
 }
 #endif
 

@@ -19,6 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/base_cpu.h"
 #include "base/base_err.h"
 #include "base/base_hash.h"
 #include "base/base_mem.h"
@@ -39,15 +40,19 @@ static void store(_Atomic uint64_t *word, uint64_t value)
 
 int64_t pldi_health_now(void)
 {
-    struct timespec t;
+    return pldi_clock_ns();
+}
 
-    (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * SECOND + t.tv_nsec;
+void pldi_health_tell_scale(struct pldi_health *h)
+{
+    const struct pldi_ticks_scale scale = pldi_ticks_measure(&h->gauge);
+
+    pldi_ring_set_scale(h->ring, &scale);
 }
 
 static int thread_number(void)
 {
-    static _Thread_local int number;
+    static _Thread_local __attribute__((tls_model("initial-exec"))) int number;
 
     if (number == 0)
         number = (int)syscall(SYS_gettid);
@@ -164,6 +169,7 @@ int pldi_health_create(int rank, int size, const struct pldi_health_opts *opts,
     if (h == NULL)
         return PLD_ERR_NOMEM;
     init_locks(h);
+    pldi_ticks_choose(NULL);
     h->opts = *opts;
     h->timeout = (int64_t)(opts->timeout * 1e9);
     h->tick = h->timeout > 0 && h->timeout / 8 < SECOND / 5 ? h->timeout / 8 : SECOND / 5;
@@ -183,6 +189,7 @@ int pldi_health_create(int rank, int size, const struct pldi_health_opts *opts,
     }
     h->ring = (void *)h->shm.data;
     fill_head(h, card->host);
+    pldi_health_tell_scale(h);
     *out = h;
     return PLD_OK;
 }
@@ -295,8 +302,11 @@ void pldi_health_set_clock(struct pldi_health *h)
 
 void pldi_health_leave(struct pldi_health *h)
 {
-    if (h->ring != NULL)
-        store(&h->ring->u.head.left, (uint64_t)pldi_health_now());
+    if (h->ring == NULL)
+        return;
+    if (!h->running) /* else that thread does */
+        pldi_health_tell_scale(h);
+    store(&h->ring->u.head.left, (uint64_t)pldi_health_now());
 }
 
 static void stop_thread(struct pldi_health *h)
@@ -415,6 +425,15 @@ struct pldi_health *pldi_health_group_owner(const struct pldi_health_group *grou
     return group->health;
 }
 
+struct pldi_door *pldi_health_group_door(const struct pldi_health_group *group, int rank)
+{
+    struct pldi_health *h = group->health;
+    const int there = group->members[rank];
+    struct pldi_ring *ring = there == h->rank ? h->ring : (void *)h->peers[there].shm.data;
+
+    return ring != NULL ? &ring->u.head.door : NULL;
+}
+
 /* ---- Recording ---- */
 
 static uint64_t key_of(const struct pldi_site *site)
@@ -485,33 +504,51 @@ static _Atomic uint64_t *take_slot(struct pldi_ring *ring, uint64_t *number)
     return w;
 }
 
-uint64_t pldi_health_called(struct pldi_health_group *g, const struct pldi_health_call *c)
+uint64_t pldi_health_ticket(const struct pldi_health_group *g)
 {
-    uint64_t number, site;
+    uint64_t number;
     _Atomic uint64_t *w;
 
     if (g == NULL)
         return 0;
-    site = site_number(g->health);
     w = take_slot(g->health->ring, &number);
     store(&w[0], 0);
-    store(&w[1], (uint64_t)pldi_health_now());
-    store(&w[2], 0);
     store(&w[3], 0);
+    return number;
+}
+
+void pldi_health_called(struct pldi_health_group *g, uint64_t number,
+                        const struct pldi_health_call *c)
+{
+    uint64_t site;
+    _Atomic uint64_t *w;
+
+    if (g == NULL)
+        return;
+    site = site_number(g->health);
+    w = g->health->ring->records[(number - 1) % PLDI_RING_RECORDS].word;
+    store(&w[1], c->stamp);
+    store(&w[2], 0);
     store(&w[4], c->sequence);
     store(&w[5], c->count);
     store(&w[7], (c->kind & 31) | (uint64_t)(c->dtype & 15) << 8 | (uint64_t)(c->op & 7) << 16 |
                      (uint64_t)c->flags << 24 | (uint64_t)g->index << 32 | site << 48);
     store(&w[8], (uint32_t)c->peer | (uint64_t)(uint32_t)c->tag << 32);
     store(&w[9], (uint32_t)thread_number());
-    pldi_ring_put_text(&w[10], 6, c->name != NULL ? c->name : "");
+    if (c->name != NULL)
+        pldi_ring_put_text(&w[10], 6, c->name);
+    else
+        store(&w[10], 0);
     if (!(c->flags & PLDI_REC_MESSAGE)) {
         g->chain = (g->chain ^ c->print) * 0x9e3779b97f4a7c15u + 1;
         store(&g->entry->called, c->sequence + 1);
     }
     store(&w[6], g->chain);
     store(&w[0], number);
-    return number;
+    /* The lines of the next one are fetched while this one waits. */
+    w = g->health->ring->records[number % PLDI_RING_RECORDS].word;
+    pldi_fetch_to_write(&w[0]);
+    pldi_fetch_to_write(&w[8]);
 }
 
 static _Atomic uint64_t *slot_of(const struct pldi_health_group *g, uint64_t ticket)
@@ -542,7 +579,7 @@ void pldi_health_started(const struct pldi_health_group *g, uint64_t ticket)
     _Atomic uint64_t *w = slot_of(g, ticket);
 
     if (w != NULL && w[2] == 0)
-        store(&w[2], (uint64_t)pldi_health_now());
+        store(&w[2], pldi_ticks());
 }
 
 void pldi_health_ended(const struct pldi_health_group *g, uint64_t ticket, int code)
@@ -552,7 +589,7 @@ void pldi_health_ended(const struct pldi_health_group *g, uint64_t ticket, int c
 
     if (w == NULL)
         return;
-    now = (uint64_t)pldi_health_now();
+    now = pldi_ticks();
     if (w[2] == 0 && code >= 0)
         store(&w[2], now);
     if (code < 0)

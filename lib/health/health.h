@@ -22,6 +22,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/base_door.h"
 #include "health/health_site.h"
 #include "topo/topo.h"
 
@@ -64,6 +65,7 @@ struct pldi_health_call {
     int tag;
     uint64_t count, sequence;
     uint64_t print; /**< hash of what must be equal on all ranks */
+    uint64_t stamp; /**< when, pldi_ticks() */
     const char *name;
 };
 
@@ -103,10 +105,15 @@ void pldi_health_group_destroy(struct pldi_health_group **group);
 /** Before its first operation. */
 void pldi_health_group_name(struct pldi_health_group *group, const char *name);
 struct pldi_health *pldi_health_group_owner(const struct pldi_health_group *group);
+/** Where a rank of it sleeps; NULL: it is on another node. */
+struct pldi_door *pldi_health_group_door(const struct pldi_health_group *group, int rank);
 const char *pldi_health_group_text(const struct pldi_health_group *group);
 
-/** Record a call; the result is its ticket.  group NULL: 0, as all functions take. */
-uint64_t pldi_health_called(struct pldi_health_group *group, const struct pldi_health_call *call);
+/** A place for a call in the record.  group NULL: 0, as all functions take. */
+uint64_t pldi_health_ticket(const struct pldi_health_group *group);
+/** Record it there; soon, for until then it is not known. */
+void pldi_health_called(struct pldi_health_group *group, uint64_t ticket,
+                        const struct pldi_health_call *call);
 void pldi_health_started(const struct pldi_health_group *group, uint64_t ticket);
 void pldi_health_ended(const struct pldi_health_group *group, uint64_t ticket, int code);
 

@@ -34,6 +34,7 @@ struct pldi_health {
     struct pldi_health_opts opts;
     char *trace_dir;
     int64_t timeout, tick; /* ns */
+    struct pldi_ticks_gauge gauge;
     int rank, size;
     struct pldi_shm shm;
     struct pldi_ring *ring;
@@ -93,6 +94,9 @@ struct pldi_stand {
 
 /** ns, CLOCK_MONOTONIC. */
 int64_t pldi_health_now(void);
+
+/** Put into the ring how its stamps become times, as far as is known by now. */
+void pldi_health_tell_scale(struct pldi_health *h);
 
 /** State of a thread of a process in words; *stopped: by a signal or a debugger. */
 void pldi_proc_state(int64_t pid, int thread, char *text, int bytes, int *stopped);

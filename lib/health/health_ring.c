@@ -37,6 +37,35 @@ void pldi_ring_get_text(const _Atomic uint64_t *words, size_t n, char *text)
     text[n * 8 - 1] = '\0';
 }
 
+void pldi_ring_set_scale(struct pldi_ring *ring, const struct pldi_ticks_scale *scale)
+{
+    struct pldi_ring_head *head = &ring->u.head;
+    const uint64_t n = get(&head->scales) + 1;
+
+    atomic_store_explicit(&head->scale[n % 2].zero, scale->zero, memory_order_release);
+    atomic_store_explicit(&head->scale[n % 2].rate, scale->rate, memory_order_release);
+    atomic_store_explicit(&head->scale[n % 2].base, (uint64_t)scale->base, memory_order_release);
+    atomic_store_explicit(&head->scales, n, memory_order_release);
+}
+
+int64_t pldi_ring_time(const struct pldi_ring *ring, uint64_t stamp)
+{
+    const struct pldi_ring_head *head = &ring->u.head;
+    struct pldi_ticks_scale scale;
+    uint64_t n;
+
+    if (stamp == 0)
+        return 0;
+    /* The one that is read is overwritten by the next but one. */
+    do {
+        n = get(&head->scales);
+        scale.zero = get(&head->scale[n % 2].zero);
+        scale.rate = get(&head->scale[n % 2].rate);
+        scale.base = (int64_t)get(&head->scale[n % 2].base);
+    } while (get(&head->scales) != n);
+    return pldi_ticks_ns(&scale, stamp);
+}
+
 static void get_name(const char *name, size_t bytes, char *out)
 {
     memcpy(out, name, bytes);
@@ -73,9 +102,9 @@ int pldi_ring_read(const struct pldi_ring *ring, size_t slot, pld_trace_record *
     if (number == 0)
         return 0;
     out->number = number;
-    out->called = (int64_t)get(&w[1]);
-    out->started = (int64_t)get(&w[2]);
-    out->ended = (int64_t)get(&w[3]);
+    out->called = pldi_ring_time(ring, get(&w[1]));
+    out->started = pldi_ring_time(ring, get(&w[2]));
+    out->ended = pldi_ring_time(ring, get(&w[3]));
     out->sequence = get(&w[4]);
     out->count = get(&w[5]);
     out->chain = get(&w[6]);

@@ -8,6 +8,9 @@
  * Words are atomic because others read them at any time; each record is valid
  * when its first word is its number.  Names of kinds, types and operators are in the
  * head, so that a reader depends on no table of this library's version.
+ *
+ * Times are stamps (base_ticks.h); the head says how they become ns of CLOCK_MONOTONIC, anew
+ * a few times in a second while the process lives.
  */
 #ifndef PLDI_HEALTH_RING_H
 #define PLDI_HEALTH_RING_H
@@ -18,8 +21,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/base_door.h"
+#include "base/base_ticks.h"
+
 enum {
-    PLDI_RING_VERSION = 1,
+    PLDI_RING_VERSION = 2,
     PLDI_RING_SKIP = 4096, /**< bytes in front of it in a file */
     PLDI_RING_RECORDS = 4096,
     PLDI_RING_SITES = 1024,
@@ -47,6 +53,11 @@ struct pldi_ring_head {
     _Atomic uint64_t sited;   /**< sites so far */
     _Atomic uint64_t grouped; /**< groups so far */
     _Atomic uint64_t left;
+    _Atomic uint64_t scales; /**< so far; the last one holds, and is in scale[scales % 2] */
+    struct {
+        _Atomic uint64_t zero, rate, base;
+    } scale[2];
+    _Alignas(64) struct pldi_door door; /**< of the rank's sleep, while the job runs */
     /* Between the ranks of a node, while the job runs: */
     _Atomic uint64_t claim; /**< rank + 1 that reports; of the node's first rank */
     _Atomic uint64_t alarm; /**< rank + 1 in whose ring the report is; 0: all is well */
@@ -57,7 +68,7 @@ struct pldi_ring_head {
 struct pldi_ring_group {
     _Atomic uint64_t id, size;
     _Atomic uint64_t called, ended; /**< collective operations */
-    _Atomic uint64_t ended_at;
+    _Atomic uint64_t ended_at;      /**< a stamp */
     _Atomic uint64_t name[3];
 };
 
@@ -87,6 +98,10 @@ _Static_assert(sizeof(struct pldi_ring_record) == 128, "part of the file format"
 /** Text in atomic words; cut where it does not fit, always with a final NUL. */
 void pldi_ring_put_text(_Atomic uint64_t *words, size_t n, const char *text);
 void pldi_ring_get_text(const _Atomic uint64_t *words, size_t n, char *text);
+
+/** Say how stamps become times from here on; and do it, 0 for none. */
+void pldi_ring_set_scale(struct pldi_ring *ring, const struct pldi_ticks_scale *scale);
+int64_t pldi_ring_time(const struct pldi_ring *ring, uint64_t stamp);
 
 /** What a slot holds: 1, or 0 if it is empty or being written. */
 int pldi_ring_read(const struct pldi_ring *ring, size_t slot, pld_trace_record *out);

@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static _Thread_local struct {
+static _Thread_local __attribute__((tls_model("initial-exec"))) struct {
     struct pldi_site site;
     int fresh, depth;
 } here;

@@ -101,10 +101,11 @@ static void look_at_peers(struct pldi_health *h)
 static int64_t waits_since(const struct pldi_health *h, const pld_trace_record *op)
 {
     const struct pldi_ring_group *group = pldi_ring_group_of(h->ring, op->group);
+    const int64_t before = group == NULL ? 0 : pldi_ring_time(h->ring, group->ended_at);
     int64_t since = op->called > h->awake_from ? op->called : h->awake_from;
 
-    if (op->peer < 0 && group != NULL && (int64_t)group->ended_at > since)
-        since = (int64_t)group->ended_at;
+    if (op->peer < 0 && before > since)
+        since = before;
     return since;
 }
 
@@ -147,6 +148,7 @@ void *pldi_watch_thread(void *health)
         int64_t now;
 
         pldi_net_serve(h, h->tick);
+        pldi_health_tell_scale(h);
         now = pldi_health_now();
         if (now - before > h->tick + LATE)
             h->awake_from = now;

@@ -54,18 +54,24 @@ static int find_node(pld_runtime *rt)
     const int rank = rt->world->rank;
     const int size = rt->world->size;
     struct pldi_place *places = pldi_alloc((size_t)size, sizeof(*places), "the node map");
-    int *homes = pldi_alloc((size_t)size, sizeof(*homes), "the node map");
+    int *homes = pldi_alloc(2 * (size_t)size, sizeof(*homes), "the node map");
+    struct pldi_machine machine;
     int rc = pld_agree(rt->world, places == NULL || homes == NULL ? PLD_ERR_NOMEM : PLD_OK);
 
     if (rc == PLD_OK) {
+        pldi_topo_look(&machine);
         pldi_topo_here(rank, size, &places[rank]);
+        places[rank].numa = machine.numa;
         rc = pld_allgather(rt->world, &places[rank], places, sizeof(*places), PLD_U8, NULL);
     }
     if (rc == PLD_OK) {
         pldi_topo_node(places, rank, size, &rt->node);
-        pldi_engine_set_cores(rt->engine, rt->node.cpus, rt->node.local_size);
+        pldi_engine_set_cores(rt->engine, rt->node.cpus, rt->node.sharing);
         pldi_topo_homes(places, size, homes);
-        rc = pldi_node_open(rt->world, homes, rt->node.cpus < rt->node.local_size);
+        pldi_topo_numas(places, homes, size, homes + size);
+        rc = pldi_node_open(rt->world, homes,
+                            &(struct pldi_node_facts){homes + size, machine.cache_bytes,
+                                                      rt->node.cpus < rt->node.sharing});
     }
     pldi_free(homes);
     rt->places = places;

@@ -10,12 +10,16 @@
  */
 
 #include <sched.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "topo/topo.h"
+
+/* Between the name of a machine and the number of a pretended node. */
+static const char pretended[] = "#";
 
 /* "name/boot id"; without /proc the name alone. */
 static void name_host(char host[PLDI_TOPO_HOST])
@@ -37,13 +41,17 @@ void pldi_topo_here(int rank, int size, struct pldi_place *out)
 {
     const char *fake = getenv("POLDER_FAKE_NODES");
     const int nodes = fake != NULL ? atoi(fake) : 0;
+    const char *fake_numa = getenv("POLDER_FAKE_NUMA");
     cpu_set_t set;
+    size_t at;
 
     memset(out, 0, sizeof(*out));
-    if (nodes > 0)
-        (void)snprintf(out->host, sizeof(out->host), "fake-%lld", (long long)rank * nodes / size);
-    else
-        name_host(out->host);
+    out->fake_numas = fake_numa != NULL ? atoi(fake_numa) : 0;
+    name_host(out->host);
+    at = strlen(out->host);
+    if (nodes > 0 && at < sizeof(out->host))
+        (void)snprintf(out->host + at, sizeof(out->host) - at, "%s%lld", pretended,
+                       (long long)rank * nodes / size);
     if (sched_getaffinity(0, sizeof(set), &set) != 0)
         return;
     for (size_t i = 0; i < PLDI_TOPO_CPUS && i < CPU_SETSIZE; i++) {
@@ -61,12 +69,20 @@ void pldi_topo_homes(const struct pldi_place *places, int size, int *homes)
     }
 }
 
+static int on_one_machine(const char *a, const char *b)
+{
+    const size_t bytes = strcspn(a, pretended);
+
+    return bytes == strcspn(b, pretended) && memcmp(a, b, bytes) == 0;
+}
+
 void pldi_topo_node(const struct pldi_place *places, int rank, int size, struct pldi_node *out)
 {
     unsigned char cpus[PLDI_TOPO_CPUS / 8] = {0};
 
     memset(out, 0, sizeof(*out));
     for (int r = 0; r < size; r++) {
+        out->sharing += on_one_machine(places[r].host, places[rank].host);
         if (strcmp(places[r].host, places[rank].host) != 0)
             continue;
         out->local_rank += r < rank;
@@ -76,4 +92,22 @@ void pldi_topo_node(const struct pldi_place *places, int rank, int size, struct 
     }
     for (size_t i = 0; i < sizeof(cpus); i++)
         out->cpus += __builtin_popcount(cpus[i]);
+}
+
+void pldi_topo_numas(const struct pldi_place *places, const int *homes, int size, int *numas)
+{
+    for (int r = 0; r < size; r++) {
+        const int fake = places[homes[r]].fake_numas;
+        int64_t near = 0;
+        int64_t before = 0;
+
+        numas[r] = places[r].numa;
+        if (fake <= 0)
+            continue;
+        for (int i = 0; i < size; i++) {
+            near += homes[i] == homes[r];
+            before += homes[i] == homes[r] && i < r;
+        }
+        numas[r] = (int)(before * fake / near);
+    }
 }

@@ -26,6 +26,15 @@ BUS = {  # nccl-tests, doc/PERFORMANCE.md
     "alltoall": lambda n: (n - 1) / n,
     "gather": lambda n: (n - 1) / n,
     "scatter": lambda n: (n - 1) / n,
+    "reduce_scatter_v": lambda n: (n - 1) / n,
+    "allgather_v": lambda n: (n - 1) / n,
+    "alltoall_v": lambda n: (n - 1) / n,
+    "gather_v": lambda n: (n - 1) / n,
+    "scatter_v": lambda n: (n - 1) / n,
+    "allreduce_list": lambda n: 2 * (n - 1) / n,
+    "reduce_scatter_list": lambda n: (n - 1) / n,
+    "allgather_list": lambda n: (n - 1) / n,
+    "broadcast_list": lambda n: 1,
     "sendrecv": lambda n: 1,
     "barrier": lambda n: 0,
 }
@@ -59,7 +68,7 @@ def check_numbers(name, ranks, data, versus):
         good = (near(r["algbw"], speed) and near(r["busbw"], speed * BUS[r["op"]](ranks)) and
                 r["time_p10_us"] <= r["time_us"] <= r["time_p90_us"] and r["time_us"] > 0)
         whole = ("allreduce", "broadcast", "reduce", "sendrecv", "barrier")
-        parts = 1 if r["op"] in whole else ranks
+        parts = 1 if r["op"].removesuffix("_list") in whole else ranks
         good &= r["size"] == r["count"] * BYTES[r["dtype"]] * parts
         if versus:
             good &= near(r["ratio"], r["mpi_time_us"] / r["time_us"]) and r["mpi_wrong"] == 0
@@ -130,6 +139,25 @@ def osu():
            ["4", "T", "T", "T", "2"]], "--osu has the OSU benchmarks' columns and sizes")
 
 
+def overlap():
+    for name in ("allreduce", "sendrecv"):
+        got, rows, data = bench(2, name, "-b", "64K", "-e", "256K", "-f", "4", "-n", "5",
+                                "--overlap")
+        check_numbers(f"{name} --overlap", 2, data, False)
+        lines = [line.split() for line in got.stdout.splitlines() if line]
+        equal(lines[2], "# Size Overall(us) Compute(us) Pure Comm.(us) Overlap(%)".split(),
+              f"{name}: --overlap has the OSU benchmarks' columns")
+        results = [r for r in data["results"] if not r["in_place"]]
+        ok(len(rows) == len(results) == 2 and all(
+            int(row[0]) == r["size"] and all(abs(float(x) - r[k]) <= 0.0051 for x, k in zip(
+                row[1:], ("overall_us", "compute_us", "pure_us", "overlap_percent")))
+            for row, r in zip(rows, results)), f"{name}: the JSON says the same: {rows}")
+        ok(all(r["overall_us"] >= 0.5 * r["compute_us"] > 0 and near(
+            r["overlap_percent"], min(100, max(
+                0, 100 - 100 * (r["overall_us"] - r["compute_us"]) / r["pure_us"])), 1e-4)
+            for r in results), f"{name}: the overlap follows from the times")
+
+
 def tune():
     """What is measured becomes rules, which are then followed."""
     with tempfile.TemporaryDirectory() as folder:
@@ -169,7 +197,11 @@ def usage():
             ("allreduce -b -1", "-b -1: a size is a number of bytes, as 8, 64K or 1.5M"),
             ("allreduce -b 2 -e 1", "-b 2 -e 1: the first size is larger than the last"),
             ("allreduce -f 1", "-f 1: sizes must grow, by a factor of 2 or more"),
-            ("allreduce -n x", "-n x: a number from 0 is wanted"),
+            ("allreduce -n x", "-n x: a number from 1 is wanted"),
+            ("allreduce -n 0", "-n 0: a number from 1 is wanted"),
+            ("allreduce --overlap --vs mpi",
+             "--overlap --vs mpi: only polder's calls are overlapped, as they are"),
+            ("allgather_list --tune x", "--tune x: there is nothing to choose for allgather_list"),
             ("allreduce -d f31", f"-d f31: there is no 'f31'; there are {types}"),
             ("allreduce -o xor",
              "-o xor: there is no 'xor'; there are sum, avg, max, min, prod and all"),
@@ -202,5 +234,6 @@ operations()
 every_type()
 shapes()
 osu()
+overlap()
 tune()
 done()

@@ -10,6 +10,7 @@
 #include <polder/polder.h>
 
 #include <stdlib.h>
+#include <time.h>
 
 #include "coll/coll_shm_mail.h"
 #include "inproc/inproc.h"
@@ -20,6 +21,9 @@ static const size_t sizes[] = {0,
                                PLDI_MAIL_INLINE - 1,
                                PLDI_MAIL_INLINE,
                                PLDI_MAIL_INLINE + 1,
+                               PLDI_MAIL_EAGER - 1,
+                               PLDI_MAIL_EAGER,
+                               PLDI_MAIL_EAGER + 1,
                                PLDI_MAIL_SLOT - 1,
                                PLDI_MAIL_SLOT,
                                PLDI_MAIL_SLOT + 1,
@@ -109,7 +113,7 @@ static int many(pld_runtime *rt, void *context)
         const int receive = i >= n;
         const int peer = (int)(i % n) / BATCH;
         const size_t message = receive ? BATCH - 1 - i % BATCH : i % BATCH;
-        const size_t bytes = sizes[message % 8];
+        const size_t bytes = sizes[message % 11];
         const int tag = (int)message;
 
         buffers[i] = get(rt, bytes, shared);
@@ -126,7 +130,7 @@ static int many(pld_runtime *rt, void *context)
 
         if (i >= n)
             CHECK(rt,
-                  is_message(buffers[i], (int)(i % n) / BATCH, rank, message, sizes[message % 8]));
+                  is_message(buffers[i], (int)(i % n) / BATCH, rank, message, sizes[message % 11]));
         put(rt, buffers[i], shared);
     }
     free(requests);
@@ -163,6 +167,34 @@ static int order(pld_runtime *rt, void *context)
         }
     }
     CHECK(rt, pld_request_wait_all(N + 1, r) == 0);
+    return 0;
+}
+
+/* More is sent than there is room for, while the receiver looks elsewhere. */
+static int full(pld_runtime *rt, void *context)
+{
+    static const struct timespec elsewhere = {0, 50000000};
+    enum { N = PLDI_MAIL_LETTERS - 1, BYTES = PLDI_MAIL_EAGER - 100 };
+    pld_group *world = pld_runtime_world(rt);
+    const int rank = pld_runtime_rank(rt);
+    unsigned char *v = malloc((size_t)N * BYTES);
+    pld_request *r[N] = {NULL};
+
+    (void)context;
+    for (size_t i = 0; i < N && rank == 0; i++) {
+        const pld_coll_opts o = {PLD_OPTS(pld_coll_opts), .request = &r[i]};
+
+        write_message(v + i * BYTES, 0, 1, i, BYTES);
+        CHECK(rt, pld_send(world, v + i * BYTES, BYTES, PLD_U8, 1, 0, &o) == 0);
+    }
+    if (rank == 1)
+        (void)nanosleep(&elsewhere, NULL);
+    for (size_t i = 0; i < N && rank == 1; i++) {
+        CHECK(rt, pld_recv(world, v, BYTES, PLD_U8, 0, 0, NULL) == 0);
+        CHECK(rt, is_message(v, 0, 1, i, BYTES));
+    }
+    CHECK(rt, pld_request_wait_all(N, r) == 0);
+    free(v);
     return 0;
 }
 
@@ -209,47 +241,79 @@ static int leaves(pld_runtime *rt, void *context)
     return 0;
 }
 
-static int has_mail(pld_runtime *rt, void *context)
-{
-    const pld_group *world = pld_runtime_world(rt);
+enum way { SHARED, SLOTS, ONE_NODE, TRANSPORT };
+static const char *const ways[] = {"shared memory", "slots", "shared memory of one of two nodes",
+                                   "transport"};
+static int (*acts)(pld_runtime *, void *);
+static int actors; /* the ranks from there on are only there */
 
-    CHECK(rt, (world->team != NULL && world->team->peers != NULL) == *(const int *)context);
+static int act(pld_runtime *rt, void *context)
+{
+    return pld_runtime_rank(rt) < actors ? acts(rt, context) : 0;
+}
+
+/* All that act are on the first node of two, if it is to be that. */
+static int run(enum way way, int ranks, int (*body)(pld_runtime *, void *), void *context)
+{
+    acts = body;
+    actors = ranks;
+    return inproc_run(way == ONE_NODE ? 2 * ranks : ranks, act, context);
+}
+
+/* Between rank 0 and each rank up to the last. */
+static int goes_by(pld_runtime *rt, void *context)
+{
+    const enum way way = *(const enum way *)context;
+    pld_request op = {.group = pld_runtime_world(rt)};
+
+    for (op.peer = 0; op.peer < pld_runtime_size(rt); op.peer++) {
+        const int same = op.peer / 3 == pld_runtime_rank(rt) / 3;
+
+        CHECK(rt, pldi_mail_carries(&op) == (way <= SLOTS || (way == ONE_NODE && same)));
+    }
     return 0;
 }
 
-static void test_way(int mail)
+static void test_way(enum way mail)
 {
-    static const size_t lengths[] = {8, 100000};
-    const char *way = mail ? "shared memory" : "transport";
+    static const size_t lengths[] = {8, PLDI_MAIL_EAGER - 1, 100000};
+    const char *way = ways[mail];
 
-    ok(inproc_run(3, has_mail, &mail) == 0, "messages go by %s", way);
+    ok(inproc_run(mail <= SLOTS ? 3 : 6, goes_by, &mail) == 0, "messages go by %s", way);
     for (int n = 0; n < 4; n++) {
         int shared[2] = {n % 2, n / 2};
 
-        ok(inproc_run(2, there_and_back, shared) == 0, "every size, %s to %s, %s",
+        ok(run(mail, 2, there_and_back, shared) == 0, "every size, %s to %s, %s",
            n % 2 ? "shared" : "ordinary", n / 2 ? "shared" : "ordinary", way);
     }
     for (int shared = 0; shared < 2; shared++)
         ok(inproc_run(4, many, &shared) == 0, "many at once, %s",
            shared ? "shared buffers" : "ordinary buffers");
-    ok(inproc_run(2, order, NULL) == 0, "one tag in order, another out of it, %s", way);
-    for (int i = 0; i < 2; i++) {
+    ok(run(mail, 2, full, NULL) == 0, "more than there is room for, %s", way);
+    ok(run(mail, 2, order, NULL) == 0, "one tag in order, another out of it, %s", way);
+    for (int i = 0; i < 3; i++) {
         size_t n = lengths[i];
 
-        ok(inproc_run(2, other_size, &n) == 0, "%zu bytes where another size is expected, %s", n,
+        ok(run(mail, 2, other_size, &n) == 0, "%zu bytes where another size is expected, %s", n,
            way);
     }
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         size_t n = lengths[i];
 
-        ok(inproc_run(3, leaves, &n) == 0, "who leaves after %zu bytes is reported, %s", n, way);
+        ok(run(mail, 3, leaves, &n) == 0, "who leaves after %zu bytes is reported, %s", n, way);
     }
 }
 
 int main(void)
 {
-    test_way(1);
+    test_way(SHARED);
+    (void)setenv("POLDER_SHM", "copy", 1);
+    test_way(SLOTS);
+    (void)unsetenv("POLDER_SHM");
+    (void)setenv("POLDER_FAKE_NODES", "2", 1);
+    test_way(ONE_NODE);
+    (void)unsetenv("POLDER_FAKE_NODES");
     (void)setenv("POLDER_SHM", "0", 1);
-    test_way(0);
+    test_way(TRANSPORT);
     return tap_done();
 }

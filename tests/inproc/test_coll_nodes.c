@@ -9,7 +9,9 @@
 #include <polder/polder.h>
 
 #include <stdlib.h>
+#include <unistd.h>
 
+#include "base/base_err.h"
 #include "coll/coll.h"
 #include "coll_pattern.h"
 #include "inproc/inproc.h"
@@ -236,6 +238,7 @@ static void test_maps(void)
     }
     ok(run(12, 3, NULL, 0) == 0, "12 ranks on 3 nodes");
     ok(run(16, 5, NULL, 1) == 0, "16 ranks on 5 nodes, out of order");
+    ok(run(19, 9, NULL, 1) == 0, "19 ranks on 9 nodes, out of order");
 }
 
 static void test_algorithms(void)
@@ -287,8 +290,15 @@ static int leave(pld_runtime *rt, void *context)
 
     CHECK(rt, pld_allreduce(world, big, big, 50000, PLD_F32, PLD_SUM, NULL) == 0);
     if (pld_runtime_rank(rt) != leaver) {
+        const int half = pld_runtime_size(rt) / 2;
+        char who[64];
+
         rc = pld_allreduce(world, big, big, 50000, PLD_F32, PLD_SUM, NULL);
         CHECK(rt, rc == PLD_ERR_PEER);
+        (void)snprintf(who, sizeof(who), "rank %d (process %lld) ended before it finished allred",
+                       leaver, (long long)getpid());
+        CHECK(rt, leaver / half != pld_runtime_rank(rt) / half ||
+                      strstr(pld_last_error(), who) == pld_last_error());
         CHECK(rt, pld_barrier(world, NULL) == PLD_ERR_PEER);
     }
     free(big);
@@ -374,6 +384,110 @@ static void test_crossing(void)
            (unsigned long long)ring.bytes[i]);
 }
 
+/* Messages between nodes of a barrier and of a small sum, of all ranks. */
+struct meeting {
+    uint64_t messages[2], bytes[2];
+};
+
+static int meet(pld_runtime *rt, void *context)
+{
+    struct meeting *m = context;
+    pld_group *world = pld_runtime_world(rt);
+    float x[256] = {1};
+
+    for (int i = 0; i < 2; i++) {
+        const uint64_t messages = world->crossings;
+        const uint64_t bytes = world->crossed;
+
+        CHECK(rt, (i == 0 ? pld_barrier(world, NULL)
+                          : pld_allreduce(world, x, x, 256, PLD_F32, PLD_SUM, NULL)) == 0);
+        (void)__atomic_fetch_add(&m->messages[i], world->crossings - messages, __ATOMIC_SEQ_CST);
+        (void)__atomic_fetch_add(&m->bytes[i], world->crossed - bytes, __ATOMIC_SEQ_CST);
+    }
+    CHECK(rt, (int)x[0] == pld_group_size(world));
+    return 0;
+}
+
+static void test_meeting(void)
+{
+    static const struct {
+        int ranks, nodes, barrier, sum;
+    } cases[] = {{4, 2, 2, 2},  {8, 2, 2, 2},  {8, 4, 12, 12},          {7, 7, 42, 42},
+                 {12, 3, 6, 6}, {40, 2, 2, 2}, {18, 9, 36, 36 + 2 * 26}};
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]) - PATTERN_SLOW; i++) {
+        struct meeting m = {{0}, {0}};
+        char nodes[16];
+        int rc;
+
+        (void)snprintf(nodes, sizeof(nodes), "%d", cases[i].nodes);
+        (void)setenv("POLDER_FAKE_NODES", nodes, 1);
+        rc = inproc_run(cases[i].ranks, meet, &m);
+        ok(rc == 0 && (int)m.messages[0] == cases[i].barrier && (int)m.messages[1] == cases[i].sum,
+           "%d ranks on %s nodes: a barrier is %llu messages between them (%llu bytes), a sum of "
+           "1 KiB %llu (%llu bytes)",
+           cases[i].ranks, nodes, (unsigned long long)m.messages[0], (unsigned long long)m.bytes[0],
+           (unsigned long long)m.messages[1], (unsigned long long)m.bytes[1]);
+    }
+}
+
+/* What ranks say that cannot agree, and the sentence that all of them get. */
+struct dispute {
+    int ranks, nodes, odd;
+};
+
+static int dispute(pld_runtime *rt, void *context)
+{
+    const struct dispute *d = context;
+    pld_group *world = pld_runtime_world(rt);
+    const int rank = pld_runtime_rank(rt);
+    const int odd = rank == d->odd;
+    size_t sends[INPROC_MAX_RANKS], takes[INPROC_MAX_RANKS];
+    float x[INPROC_MAX_RANKS] = {0}, y[INPROC_MAX_RANKS];
+    char who[80];
+
+    CHECK(rt, pld_broadcast(world, x, 2, PLD_F32, odd ? 1 : 0, NULL) == PLD_ERR_MISMATCH);
+    (void)snprintf(who, sizeof(who), "rank %d: broadcast", d->odd);
+    CHECK(rt, strstr(pld_last_error(), who) != NULL);
+    CHECK(rt, strstr(pld_last_error(), "from rank 1") != NULL);
+    CHECK(rt, strstr(pld_last_error(), "from rank 0") != NULL);
+    CHECK(rt, pld_barrier(world, NULL) == 0);
+    (void)pldi_fail(PLD_ERR_IO, "no room for %d", rank);
+    CHECK(rt, pld_agree(world, rank >= d->odd ? PLD_ERR_IO : 0) == PLD_ERR_IO);
+    (void)snprintf(who, sizeof(who), "rank %d: no room for %d", d->odd, d->odd);
+    CHECK(rt, strcmp(pld_last_error(), who) == 0);
+    for (int r = 0; r < d->ranks; r++)
+        sends[r] = takes[r] = 1;
+    sends[1] += (size_t)odd;
+    CHECK(rt, pld_alltoall_v(world, x, sends, y, takes, PLD_F32, NULL) == PLD_ERR_MISMATCH);
+    (void)snprintf(who, sizeof(who), "rank %d sends 2 elements to rank 1, which expects 1", d->odd);
+    CHECK(rt, strstr(pld_last_error(), who) != NULL);
+    sends[1] = 1;
+    CHECK(rt, pld_alltoall_v(world, x, sends, y, takes, PLD_F32, NULL) == 0);
+    takes[rank] += (size_t)(rank == 0);
+    CHECK(rt, pld_allgather_v(world, x, y, takes, PLD_F32, NULL) ==
+                  (d->ranks > 1 ? PLD_ERR_MISMATCH : 0));
+    CHECK(rt, strstr(pld_last_error(), "count 0 is ") != NULL);
+    return 0;
+}
+
+static void test_disputes(void)
+{
+    static const struct dispute cases[] = {{4, 2, 1}, {4, 2, 3},  {6, 3, 2},
+                                           {5, 2, 4}, {12, 2, 7}, {18, 9, 17}};
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct dispute d = cases[i];
+        char nodes[16];
+
+        (void)snprintf(nodes, sizeof(nodes), "%d", d.nodes);
+        (void)setenv("POLDER_FAKE_NODES", nodes, 1);
+        ok(inproc_run(d.ranks, dispute, &d) == 0,
+           "rank %d of %d on %d nodes does something else: all are told what", d.odd, d.ranks,
+           d.nodes);
+    }
+}
+
 /* Rules that are wrong are so for all, and the sentence says what would be done. */
 static int explain(pld_runtime *rt, void *context)
 {
@@ -401,6 +515,9 @@ int main(void)
     test_algorithms();
     test_faults();
     test_crossing();
+    test_meeting();
+    test_disputes();
+    (void)setenv("POLDER_FAKE_NODES", "2", 1);
     ok(inproc_run(6, explain, NULL) == 0, "what would be done is said, and wrong rules refused");
     return tap_done();
 }

@@ -11,22 +11,23 @@
 
 #include <stdlib.h>
 
-#include "coll/coll_shm.h"
+#include "coll/coll_shm_levels.h"
 #include "coll_pattern.h"
 #include "inproc/inproc.h"
 #include "tap.h"
 
 /* By messages, or which ranks have their buffers in shared memory. */
-enum way { DIRECT, SLOTS, MESSAGES, SEND_ONLY, RECV_ONLY, FIRST_ONLY, ALL_BUT_LAST, WAYS };
+enum way { DIRECT, SLOTS, MESSAGES, NODES, SEND_ONLY, RECV_ONLY, FIRST_ONLY, ALL_BUT_LAST, WAYS };
 static const char *const ways[] = {"shared buffers",
                                    "slots",
                                    "messages",
+                                   "two nodes",
                                    "only send buffers shared",
                                    "only receive buffers",
                                    "only rank 0's buffers",
                                    "all but the last rank's"};
 
-enum { PIECE = 20 << 10, EDGE = 64, OPERATORS = 6, SIZES = 12, EXACT_RANKS = 5, MAX_RANKS = 10 };
+enum { PIECE = 20 << 10, EDGE = 64, OPERATORS = 6, SIZES = 12, EXACT_RANKS = 5, MAX_RANKS = 16 };
 _Static_assert((int)PIECE > (int)PLDI_SMALL_BYTES && (int)PIECE > (int)PLDI_TEAM_SMALL,
                "a chunk is larger than what is small");
 
@@ -37,6 +38,7 @@ static const char *const op_names[OPERATORS] = {"sum", "avg", "max", "min", "pro
 struct job {
     enum way way;
     int ranks;
+    int numas; /* in two levels of shared memory, of so many NUMA nodes; 0: as it comes */
     /* Made by the main thread for all ranks. */
     char *pattern[9];
     char *reduced[9][OPERATORS];
@@ -118,6 +120,7 @@ static int in_shared(const struct test *t, int side)
     case ALL_BUT_LAST:
         return t->rank != t->size - 1;
     case DIRECT:
+    case NODES:
     case WAYS:
         break;
     }
@@ -143,12 +146,17 @@ static int open_test(pld_runtime *rt, const struct job *job, struct test *t)
         memset(base, 0x5a, t->room + 2 * EDGE);
         t->bases[i] = base;
     }
-    CHECK(rt, (t->world->team != NULL) == (job->way != MESSAGES && t->size > 1));
+    CHECK(rt,
+          (t->world->team != NULL) == (job->way != MESSAGES && job->way != NODES && t->size > 1));
     /* Nothing is under way: all ranks may change what they agree on. */
     CHECK(rt, pld_barrier(t->world, NULL) == 0);
     t->world->chunk_bytes = PIECE;
-    if (t->world->team != NULL)
+    if (t->world->team != NULL && (size_t)t->size * PIECE < t->world->team->slot_bytes)
         t->world->team->slot_bytes = (size_t)t->size * PIECE;
+    if (job->numas > 0 && t->world->team != NULL) {
+        CHECK(rt, t->world->team->levels->map->n >= job->numas);
+        CHECK(rt, pld_group_set_tuning(t->world, "* * 1 * 0 * -> numa 16K") == 0);
+    }
     return 0;
 }
 
@@ -483,6 +491,17 @@ static int everything(struct test *t, size_t i)
     return rc;
 }
 
+/* Many ranks try every path, but not with every dtype; few of two levels the longest size with
+ * all of them. */
+static int is_tried(const struct job *job, size_t size, size_t dtype)
+{
+    const int all = job->ranks <= EXACT_RANKS && job->numas == 0;
+
+    if (job->numas > 0 && size == SIZES - 1 && job->ranks < 10)
+        return 1;
+    return (all && !PATTERN_SLOW) || dtype == (size + (size_t)job->ranks) % 9;
+}
+
 static int every_case(pld_runtime *rt, void *context)
 {
     const struct job *job = context;
@@ -490,7 +509,7 @@ static int every_case(pld_runtime *rt, void *context)
 
     CHECK(rt, open_test(rt, job, &t) == 0);
     for (size_t n = 0; n < 9 * SIZES; n++) {
-        if ((PATTERN_SLOW || job->ranks > EXACT_RANKS) && n % 9 != (n / 9 + (size_t)job->ranks) % 9)
+        if (!is_tried(job, n / 9, n % 9))
             continue;
         t.dtype = (pld_dtype)(n % 9);
         t.bytes = pld_dtype_bytes(t.dtype);
@@ -504,33 +523,63 @@ static int every_case(pld_runtime *rt, void *context)
 
 static void set_way(enum way way)
 {
-    if (way == MESSAGES)
-        (void)setenv("POLDER_SHM", "0", 1);
-    else
-        (void)unsetenv("POLDER_SHM");
+    (void)(way == MESSAGES ? setenv("POLDER_SHM", "0", 1) : unsetenv("POLDER_SHM"));
+    (void)(way == NODES ? setenv("POLDER_FAKE_NODES", "2", 1) : unsetenv("POLDER_FAKE_NODES"));
 }
 
-int main(void)
+static void run_ways(struct job *job, int end)
 {
-    static const int ranks_of[] = {1, 2, 3, 4, 5, MAX_RANKS};
+    for (int way = 0; way < end; way++) {
+        job->way = (enum way)way;
+        if ((job->numas > 0 && way == MESSAGES) || (way == NODES && job->ranks < 3))
+            continue;
+        set_way(job->way);
+        ok(inproc_run(job->ranks, every_case, job) == 0,
+           "every operation, operator, dtype and size: %d ranks, %s, NUMA nodes: %d", job->ranks,
+           ways[way], job->numas);
+    }
+}
+
+/* Groups of equal size and not, of NUMA nodes and of parts of one. */
+static void test_levels(void)
+{
+    static const int cases[][2] = {{4, 2}, {9, 2}, {12, 3}, {16, 2}};
+    char text[16];
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct job job = {.ranks = cases[i][0], .numas = cases[i][1]};
+
+        (void)snprintf(text, sizeof(text), "%d", job.numas);
+        (void)setenv("POLDER_FAKE_NUMA", text, 1);
+        make_job(&job);
+        run_ways(&job, job.ranks == 9 ? WAYS : MESSAGES);
+        free_job(&job);
+    }
+    (void)unsetenv("POLDER_FAKE_NUMA");
+}
+
+static void test_flat(void)
+{
+    static const int ranks_of[] = {1, 2, 3, 4, 5, 10};
 
     for (size_t i = 0; i < sizeof(ranks_of) / sizeof(ranks_of[0]); i++) {
         const int ranks = ranks_of[i];
         struct job job = {.ranks = ranks};
+        const int few = ranks == 1 || ranks > EXACT_RANKS || (PATTERN_SLOW && ranks != 3);
 
         if (PATTERN_SLOW && ranks == 4)
             continue;
         make_job(&job);
-        for (int way = 0; way < WAYS; way++) {
-            if (way > MESSAGES &&
-                (ranks == 1 || ranks > EXACT_RANKS || (PATTERN_SLOW && ranks != 3)))
-                continue;
-            job.way = (enum way)way;
-            set_way(job.way);
-            ok(inproc_run(ranks, every_case, &job) == 0,
-               "every operation, operator, dtype and size: %d ranks, %s", ranks, ways[way]);
-        }
+        run_ways(&job, few ? NODES + 1 : WAYS);
         free_job(&job);
     }
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 2 && strcmp(argv[2], "levels") == 0)
+        test_levels();
+    else
+        test_flat();
     return tap_done();
 }

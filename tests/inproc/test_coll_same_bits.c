@@ -9,8 +9,10 @@
 
 #include <polder/polder.h>
 
+#include <sched.h>
 #include <stdlib.h>
 
+#include "base/base_err.h"
 #include "coll_pattern.h"
 #include "inproc/inproc.h"
 #include "tap.h"
@@ -183,6 +185,26 @@ static void test_ranks(const char *shm)
     (void)unsetenv("POLDER_SHM");
 }
 
+/* In two levels of shared memory: where groups are subtrees, and where they are not. */
+static void test_levels(void)
+{
+    static const int cases[][2] = {{8, 2}, {10, 3}, {12, 3}, {16, 2}};
+
+    for (int i = 0; i < 4; i++) {
+        const int ranks = cases[i][0];
+        struct job job = {.dtype = i % 2 ? PLD_BF16 : PLD_F32, .count = COUNT};
+        char text[16];
+        int bad = 0;
+
+        (void)snprintf(text, sizeof(text), "%d", cases[i][1]);
+        (void)setenv("POLDER_FAKE_NUMA", text, 1);
+        job.rule = "* * 1 * 0 * -> numa 1K";
+        bad = run(ranks, 1, &job) != 0;
+        ok(bad == 0, "%d ranks, %d NUMA nodes: the tree's bits", ranks, cases[i][1]);
+    }
+    (void)unsetenv("POLDER_FAKE_NUMA");
+}
+
 static void test_leaves(void)
 {
     static const int leaves[] = {1, 5, 8, 24};
@@ -196,6 +218,147 @@ static void test_leaves(void)
             bad += run(ranks, ranks > 2 ? 2 : 1, &job) != 0;
         }
         ok(bad == 0, "%d leaves on 1, 2, 3, 4 and 8 ranks: the tree's bits", leaves[i]);
+    }
+}
+
+/* Sums over leaves under way while others are posted, asked for and waited for. */
+static int requests(pld_runtime *rt, void *context)
+{
+    enum { SEVERAL = 450000 /* segments of two ranks */, LEAVES = 20, SMALL = 100 };
+    pld_group *world = pld_runtime_world(rt);
+    const int p = pld_group_size(world);
+    const uint64_t rank = (uint64_t)pld_group_rank(world);
+    const size_t many = p == 2 ? SEVERAL : 5000;
+    pld_leaf mine[LEAVES];
+    pld_request *r[4] = {NULL};
+    float *data = malloc(many * sizeof(*data));
+    float *sum = malloc(many * sizeof(*sum));
+    float x[SMALL], y[SMALL];
+    size_t n = 0;
+    int done = 0;
+
+    (void)context;
+    for (size_t i = 0; i < many; i++)
+        data[i] = (float)(i % 7);
+    for (size_t i = 0; i < SMALL; i++)
+        x[i] = 1;
+    for (uint64_t i = rank; i < LEAVES; i += (uint64_t)p)
+        mine[n++] = (pld_leaf){data, i};
+    for (int i = 0; i < 4; i++) {
+        const pld_coll_opts o = {PLD_OPTS(pld_coll_opts), .request = &r[i], .scale = 0.5};
+
+        /* What is wrong with the third it learns from the others' numbers, long after posting. */
+        if (i == 1)
+            CHECK(rt, pld_allreduce(world, x, x, SMALL, PLD_F32, PLD_SUM, &o) == 0);
+        else
+            CHECK(rt, pld_allreduce_leaves(world, mine, n, LEAVES + (uint64_t)(i == 2),
+                                           i == 0 ? sum : y, i == 0 ? many : SMALL, PLD_F32,
+                                           PLD_AVG, &o) == 0);
+    }
+    memset(mine, 0, sizeof(mine));
+    while (!done) {
+        CHECK(rt, pld_request_test(&r[0], &done) == 0);
+        (void)sched_yield();
+    }
+    CHECK(rt, r[0] == NULL);
+    for (size_t i = 0; i < many; i++)
+        CHECK(rt, sum[i] == 0.5F * (float)(i % 7));
+    CHECK(rt, pld_request_wait(&r[2]) == PLD_ERR_MISMATCH);
+    CHECK(rt, strstr(pld_last_error(), "no rank gives leaf 20 of 21") != NULL);
+    CHECK(rt, pld_request_wait_all(4, r) == 0);
+    CHECK(rt, x[SMALL - 1] == 0.5F * (float)p && y[SMALL - 1] == 0.5F * (float)((SMALL - 1) % 7));
+    free(data);
+    free(sum);
+    return 0;
+}
+
+/* The last rank gives another count, number of leaves, or another operation altogether. */
+static int other_calls(pld_runtime *rt, void *context)
+{
+    pld_group *world = pld_runtime_world(rt);
+    const int last = pld_group_rank(world) == pld_group_size(world) - 1;
+    float x[8] = {1};
+    const pld_leaf leaf = {x, (uint64_t)pld_group_rank(world)};
+    const uint64_t total = (uint64_t)pld_group_size(world);
+    pld_request *r = NULL;
+    const pld_coll_opts o = {PLD_OPTS(pld_coll_opts), .request = &r};
+
+    (void)context;
+    CHECK(rt,
+          pld_allreduce_leaves(world, &leaf, 1, total, x, last ? 8 : 7, PLD_F32, PLD_SUM, &o) == 0);
+    CHECK(rt, pld_request_wait(&r) == PLD_ERR_MISMATCH);
+    CHECK(rt, strstr(pld_last_error(), "f32[7] sum at ") != NULL);
+    CHECK(rt, strstr(pld_last_error(), "f32[8] sum at ") != NULL);
+    CHECK(rt, pld_allreduce_leaves(world, &leaf, 1, total + (uint64_t)last, x, 8, PLD_F32, PLD_SUM,
+                                   NULL) == PLD_ERR_MISMATCH);
+    CHECK(rt, strstr(pld_last_error(), " leaves on rank ") != NULL);
+    if (last)
+        CHECK(rt, pld_barrier(world, NULL) == PLD_ERR_MISMATCH);
+    else
+        CHECK(rt, pld_allreduce_leaves(world, &leaf, 1, total, x, 8, PLD_F32, PLD_SUM, NULL) ==
+                      PLD_ERR_MISMATCH);
+    CHECK(rt, strstr(pld_last_error(), ": barrier #") != NULL);
+    CHECK(rt, strstr(pld_last_error(), ": allreduce_leaves #") != NULL);
+    CHECK(rt, pld_allreduce_leaves(world, &leaf, 1, total, x, 8, PLD_F32, PLD_SUM, NULL) == 0);
+    CHECK(rt, (uint64_t)x[0] == total);
+    return 0;
+}
+
+static _Thread_local int allocations = -1; /* until one fails */
+
+void *__real_pldi_alloc(size_t count, size_t bytes, const char *what);
+void *__wrap_pldi_alloc(size_t count, size_t bytes, const char *what);
+
+void *__wrap_pldi_alloc(size_t count, size_t bytes, const char *what)
+{
+    if (allocations < 0 || allocations-- > 0)
+        return __real_pldi_alloc(count, bytes, what);
+    (void)pldi_fail(PLD_ERR_NOMEM, "no memory for %s", what);
+    return NULL;
+}
+
+/* One rank's n-th allocation fails, for all n: all are told so, and can go on. */
+static int no_memory(pld_runtime *rt, void *context)
+{
+    pld_group *world = pld_runtime_world(rt);
+    const int p = pld_group_size(world);
+    const int rank = pld_group_rank(world);
+    float x[8] = {1};
+    const pld_leaf leaf = {x, (uint64_t)rank};
+    int failed = PLD_ERR_NOMEM;
+    int n = 0;
+
+    (void)context;
+    for (; failed != 0 && n < 100 * p; n++) {
+        int32_t all;
+
+        allocations = rank == n % p ? n / p : -1;
+        failed = pld_allreduce_leaves(world, &leaf, 1, (uint64_t)p, x, 8, PLD_F32, PLD_MAX, NULL);
+        allocations = -1;
+        CHECK(rt, failed == 0 || (failed == PLD_ERR_NOMEM &&
+                                  strstr(pld_last_error(), "no memory for ") != NULL));
+        all = failed;
+        CHECK(rt, pld_allreduce(world, &all, &all, 1, PLD_I32, PLD_MAX, NULL) == 0);
+        CHECK(rt, all == failed);
+    }
+    CHECK(rt, n > 10 * p && failed == 0 && x[0] == 1);
+    return 0;
+}
+
+static void test_requests(void)
+{
+    for (int ranks = 1 + PATTERN_SLOW; ranks <= (PATTERN_SLOW ? 3 : 10);
+         ranks += ranks < 3 ? 1 : 7) {
+        for (int nodes = 1; nodes <= 2 && nodes <= ranks; nodes++) {
+            struct job job = {0};
+            char text[16];
+
+            (void)snprintf(text, sizeof(text), "%d", nodes);
+            (void)setenv("POLDER_FAKE_NODES", text, 1);
+            ok(inproc_run(ranks, requests, &job) == 0 && inproc_run(ranks, no_memory, &job) == 0 &&
+                   (ranks == 1 || inproc_run(ranks, other_calls, &job) == 0),
+               "sums over leaves with requests, %d ranks on %d nodes", ranks, nodes);
+        }
     }
 }
 
@@ -224,6 +387,12 @@ static void test_rounding(void)
 
     (void)setenv("POLDER_FAKE_NODES", "2", 1);
     ok(inproc_run(4, partial, &job) == 0, "bf16 partial sums of nodes are not rounded");
+    (void)setenv("POLDER_FAKE_NODES", "1", 1);
+    (void)setenv("POLDER_FAKE_NUMA", "2", 1);
+    job.count = 300000;
+    ok(inproc_run(4, partial, &job) == 0, "nor are those of NUMA nodes");
+    (void)unsetenv("POLDER_FAKE_NUMA");
+    job.count = 30000;
     (void)setenv("POLDER_FAKE_NODES", "12", 1);
     ok(inproc_run(12, partial, &job) == 0, "nor are those of a halving");
     job.count = 700000;
@@ -239,7 +408,9 @@ int main(void)
     ok(differ > COUNT / 10, "%d of %d sums depend on the order", differ, COUNT);
     test_ranks("1");
     test_ranks("0");
+    test_levels();
     test_leaves();
+    test_requests();
     test_rounding();
     return tap_done();
 }

@@ -8,10 +8,12 @@
 
 #include <polder/polder.h>
 
+#include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <time.h>
 
-#include "coll/coll_shm.h"
+#include "coll/coll_shm_levels.h"
 #include "inproc/inproc.h"
 #include "tap.h"
 
@@ -149,18 +151,25 @@ static void test_differ(void)
            what[i]);
 }
 
-/* Rank 1 leaves after some operations; the others finish those, and then hear of it. */
+struct leaving {
+    size_t count;
+    int rank;
+};
+
+/* A rank leaves after some operations; the others finish those, and then hear of it. */
 static int leaves(pld_runtime *rt, void *context)
 {
-    const size_t count = *(const size_t *)context;
+    const struct leaving *job = context;
+    const size_t count = job->count;
     pld_group *world = pld_runtime_world(rt);
     int *v = calloc(count, sizeof(*v));
     struct timespec before, after;
     int rc;
 
+    CHECK(rt, pld_group_set_tuning(world, "* * 1 9+ 0 * -> numa 16K") == 0);
     for (int i = 0; i < 3; i++)
-        CHECK(rt, pld_broadcast(world, v, count, PLD_I32, 1, NULL) == 0);
-    if (pld_runtime_rank(rt) != 1) {
+        CHECK(rt, pld_broadcast(world, v, count, PLD_I32, job->rank, NULL) == 0);
+    if (pld_runtime_rank(rt) != job->rank) {
         (void)clock_gettime(CLOCK_MONOTONIC, &before);
         rc = pld_allreduce(world, v, v, count, PLD_I32, PLD_SUM, NULL);
         (void)clock_gettime(CLOCK_MONOTONIC, &after);
@@ -171,6 +180,60 @@ static int leaves(pld_runtime *rt, void *context)
     }
     free(v);
     return 0;
+}
+
+/* Where ranks see of each other's groups only whether they are complete: one that such a
+ * message comes from, one of which it does not, and one of another group. */
+static void test_leaves_levels(void)
+{
+    static const int who[] = {0, 1, 4, 11};
+
+    (void)setenv("POLDER_FAKE_NUMA", "3", 1);
+    for (int i = 0; i < 4; i++) {
+        struct leaving few = {3, who[i]};
+        struct leaving many = {300000, who[i]};
+
+        ok(inproc_run(12, leaves, &few) == 0 && inproc_run(12, leaves, &many) == 0,
+           "three NUMA nodes: rank %d of 12 leaves, and is reported", who[i]);
+    }
+    (void)unsetenv("POLDER_FAKE_NUMA");
+}
+
+/* A barrier that one rank does not come to is none; what is said differently is refused. */
+static int levels(pld_runtime *rt, void *context)
+{
+    pld_group *world = pld_runtime_world(rt);
+    const int rank = pld_runtime_rank(rt);
+    static _Atomic int behind[12];
+    char text[200];
+
+    (void)context;
+    CHECK(rt, world->team->levels != NULL);
+    for (int i = 1; i <= 50; i++) {
+        atomic_store(&behind[rank], i);
+        CHECK(rt, pld_barrier(world, NULL) == 0);
+        for (int r = 0; r < 12; r++)
+            CHECK(rt, atomic_load(&behind[r]) >= i);
+        CHECK(rt, pld_agree(world, rank == i % 12 ? PLD_ERR_IO : 0) == PLD_ERR_IO);
+    }
+    CHECK(rt, pld_group_set_tuning(world, "allreduce * 1 9+ 64K * -> numa 128K") == 0);
+    CHECK(rt, pld_coll_explain(world, "allreduce", 1 << 20, PLD_F32, text, sizeof(text)) == 0);
+    CHECK(rt, strncmp(text, "numa: ", 6) == 0 && strstr(text, "in 3 groups") != NULL);
+    CHECK(rt, pld_coll_explain(world, "allreduce", 1 << 10, PLD_F32, text, sizeof(text)) == 0);
+    CHECK(rt, strncmp(text, "flat: ", 6) == 0);
+    CHECK(rt, pld_group_set_tuning(world, "allreduce * 1 9+ 0 * -> flat 128K") == 0);
+    CHECK(rt, pld_coll_explain(world, "allreduce", 1 << 20, PLD_F32, text, sizeof(text)) == 0);
+    CHECK(rt, strncmp(text, "flat: ", 6) == 0);
+    return 0;
+}
+
+static void test_levels(void)
+{
+    (void)setenv("POLDER_FAKE_NUMA", "3", 1);
+    ok(inproc_run(12, levels, NULL) == 0, "12 ranks of three NUMA nodes meet, and choose");
+    for (int i = 0; i < 6; i += 5)
+        ok(inproc_run(12, differ, &i) == 0, "what one of 12 says differently is refused: %d", i);
+    (void)unsetenv("POLDER_FAKE_NUMA");
 }
 
 /* Memory that is given back is had again, and is zero again. */
@@ -208,10 +271,37 @@ static int memory(pld_runtime *rt, void *context)
     return 0;
 }
 
+/* Who waits for long sleeps, until it is rung for: seldom woken, and not by a clock. */
+static int sleeps(pld_runtime *rt, void *context)
+{
+    static const struct timespec late = {0, 700000000};
+    const int message = *(const int *)context;
+    pld_group *world = pld_runtime_world(rt);
+    struct rusage before, after;
+    int x = 0;
+
+    CHECK(rt, pld_barrier(world, NULL) == 0);
+    (void)getrusage(RUSAGE_THREAD, &before);
+    if (pld_runtime_rank(rt) == 1)
+        (void)nanosleep(&late, NULL);
+    if (!message)
+        CHECK(rt, pld_barrier(world, NULL) == 0);
+    else if (pld_runtime_rank(rt) == 1)
+        CHECK(rt, pld_send(world, &x, 1, PLD_I32, 0, 0, NULL) == 0);
+    else
+        CHECK(rt, pld_recv(world, &x, 1, PLD_I32, 1, 0, NULL) == 0);
+    (void)getrusage(RUSAGE_THREAD, &after);
+    /* 0.7 s are 175 sleeps of the longest, and thousands of naps. */
+    CHECK(rt, after.ru_nvcsw - before.ru_nvcsw < 1000);
+    return 0;
+}
+
 int main(void)
 {
-    size_t few = 3;
-    size_t many = 300000;
+    struct leaving few = {3, 1};
+    struct leaving many = {300000, 1};
+    int no = 0;
+    int yes = 1;
 
     test_paths();
     ok(inproc_run(5, groups, NULL) == 0, "groups made and given up, in turn with the world");
@@ -219,6 +309,10 @@ int main(void)
     test_differ();
     ok(inproc_run(4, leaves, &few) == 0, "who leaves after a small operation is reported");
     ok(inproc_run(4, leaves, &many) == 0, "who leaves after a large operation is reported");
+    test_levels();
+    test_leaves_levels();
     ok(inproc_run(2, memory, NULL) == 0, "buffers come and go");
+    ok(inproc_run(2, sleeps, &no) == 0, "who waits long for another rank sleeps");
+    ok(inproc_run(2, sleeps, &yes) == 0, "and who waits for a message");
     return tap_done();
 }

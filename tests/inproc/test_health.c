@@ -16,15 +16,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
-enum { RING = 4096, COUNT = 10 };
+enum { RING = 4096, COUNT = 10, SLACK_NS = 1000000 };
 
 static char folder[64];
 
 /* What hooks saw. */
 struct seen {
     char report[4096];
+    int64_t before, after; /* ns, around the first call of rank 1 */
     _Atomic int reports, gave_up;
     int ranks, line, other_line;
 };
@@ -85,6 +87,14 @@ static pld_trace_record newest(const pld_trace *trace, const char *kind)
 
 /* ---- Records ---- */
 
+static int64_t clock_ns(void)
+{
+    struct timespec t;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
 static int body_records(pld_runtime *rt, void *context)
 {
     const pld_coll_opts tagged = {PLD_OPTS(pld_coll_opts), .tag = "bucket 3"};
@@ -94,9 +104,13 @@ static int body_records(pld_runtime *rt, void *context)
     pld_mesh *mesh = NULL;
     float x[COUNT] = {0};
 
+    if (pld_group_rank(world) == 1)
+        seen->before = clock_ns();
     if (pld_group_rank(world) == 0)
         seen->line = __LINE__ + 1;
     CHECK(rt, pld_allreduce(world, x, x, COUNT, PLD_F32, PLD_MAX, &tagged) == 0);
+    if (pld_group_rank(world) == 1)
+        seen->after = clock_ns();
     CHECK(rt, pld_broadcast(world, x, COUNT, PLD_F32, 1, NULL) == 0);
     if (pld_group_rank(world) == 0)
         CHECK(rt, pld_send(world, x, COUNT, PLD_F32, 1, 5, NULL) == 0);
@@ -137,6 +151,9 @@ static void test_records(void)
        "what an allreduce was: %s[%d] %s of %s", r.dtype, (int)r.count, r.reduce, r.group_name);
     ok(at(r.site, seen.line), "and where: %s", r.site);
     ok(r.called > 0 && r.called <= r.started && r.started <= r.ended, "and when");
+    ok(r.called > seen.before - SLACK_NS && r.ended < seen.after + SLACK_NS,
+       "by the clock: %+lld and %+lld ns", (long long)(r.called - seen.before),
+       (long long)(r.ended - seen.after));
     r = newest(trace, "broadcast");
     ok(r.root == 1 && r.peer == -1, "a root");
     r = newest(trace, "recv");

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-mpirun, shm_kill, pipe_kill = sys.argv[1:]
+mpirun, shm_kill, pipe_kill, two_levels = sys.argv[1:]
 launch = [mpirun, "--oversubscribe", "--bind-to", "none", "--enable-recovery"]
 if os.geteuid() == 0:
     launch.append("--allow-run-as-root")
@@ -44,14 +44,17 @@ def ok(condition, text):
     print(f"{'' if condition else 'not '}ok {count} - {text}", flush=True)
 
 
-for program, ranks, elements, shared in ((shm_kill, 2, 10, 0), (shm_kill, 4, 10, 0),
-                                         (shm_kill, 4, 1 << 20, 0), (shm_kill, 4, 1 << 20, 1),
-                                         (pipe_kill, 4, 10, 1), (pipe_kill, 3, 1 << 20, 1)):
+for program, ranks, elements, shared, numas in (
+        (shm_kill, 2, 10, 0, 0), (shm_kill, 4, 10, 0, 0), (shm_kill, 4, 1 << 20, 0, 0),
+        (shm_kill, 4, 1 << 20, 1, 0), (shm_kill, 5, 1 << 20, 1, 2),
+        (pipe_kill, 4, 10, 1, 0), (pipe_kill, 3, 1 << 20, 1, 0)):
     what = (f"{'pipeline, ' if program == pipe_kill else ''}{ranks} ranks, {elements} elements, "
-            f"{'polder' if shared else 'ordinary'} memory")
+            f"{'polder' if shared else 'ordinary'} memory"
+            f"{f', {numas} NUMA nodes' if numas else ''}")
+    levels = {"POLDER_FAKE_NUMA": str(numas), "POLDER_TUNE": two_levels} if numas else {}
     before = shared_files()
     run = subprocess.run(launch + ["-np", str(ranks), program, str(elements), str(shared)],
-                         capture_output=True, text=True, timeout=60)
+                         capture_output=True, text=True, timeout=60, env=os.environ | levels)
     lines = re.findall(r"survivor (\w+) seconds ([\d.]+) descriptors (\d+): (.*)", run.stdout)
     ok(len(lines) == ranks - 1, f"{what}: {len(lines)} survivors")
     ok(all(code == "PLD_ERR_PEER" for code, *_ in lines), f"{what}: all get PLD_ERR_PEER")

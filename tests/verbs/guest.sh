@@ -61,6 +61,10 @@ mend() {
 explain() {
     ip -br link
     grep . /sys/class/infiniband/rxe0/ports/1/hw_counters/*
+    # Packets that still come are slowness, not a stall; so is a machine that took long to start.
+    sleep 10
+    echo "10 s later: $(packets | tr '\n' ' ')"
+    cat /proc/uptime /proc/loadavg
     ls /run/checkpoints 2>/dev/null
     for process in /proc/[0-9]*; do
         case $(readlink "$process/exe") in
