@@ -36,6 +36,8 @@ static const char help[] =
     "                           half, bfloat16, int64, ...), or all (default f32)\n"
     "  -o, --op LIST            sum, avg, max, min, prod, or all (default sum)\n"
     "  -r, --root RANK|all      root, where there is one (default 0)\n"
+    "      --device WHERE       cpu (default), cuda, cuda:PCI-ID or auto: vectors in the memory of\n"
+    "                           the rank's GPU\n"
     "      --memory WHICH       polder (shared by the ranks of a node; default), ordinary, both\n"
     "How:\n"
     "  -n, --iters N            calls (default: 15 to 1001, as many as are quick)\n"
@@ -244,6 +246,29 @@ static int compare_options(pld_runtime *rt, char **argv, int *same)
     return rc;
 }
 
+/* With a GPU, its memory. */
+static unsigned memories(const struct bench_run *run)
+{
+    return pld_runtime_device(run->rt) != NULL ? 1U << BENCH_DEVICE_MEMORY : run->o->memories;
+}
+
+/* What device the vectors are on, or why on none. */
+static void describe_device(const struct bench_run *run)
+{
+    pld_device *gpu = pld_runtime_device(run->rt);
+    const char *note = pld_runtime_device_note(run->rt);
+    pld_device_info info;
+
+    if (note[0] != '\0')
+        (void)printf("# the host's memory: %s\n", note);
+    if (gpu == NULL)
+        return;
+    pld_device_get_info(gpu, &info);
+    (void)printf("# GPU of rank 0: %s, %s, driver for CUDA %d.%d, NCCL %d, %d ranks on it\n",
+                 info.name, info.pci, info.driver / 1000, info.driver % 1000 / 10, info.nccl,
+                 info.sharing);
+}
+
 static int measure_all(struct bench_run *run)
 {
     char *ranks = describe_ranks(run->rt);
@@ -251,9 +276,11 @@ static int measure_all(struct bench_run *run)
 
     if (rc == 0 && run->rank == 0)
         bench_print_head(run->o, run->rt, ranks);
+    if (rc == 0 && run->rank == 0)
+        describe_device(run);
     free(ranks);
     for (int m = 0; m < BENCH_MEMORIES && rc == 0; m++) {
-        if (run->o->memories >> m & 1U)
+        if (memories(run) >> m & 1U)
             rc = run_memory(run, (enum bench_memory)m);
     }
     return rc;
@@ -365,7 +392,7 @@ static int run_bench(char **argv)
         return complain_once(status, "bench: %s", why);
     if (o.help)
         return launched_rank() == 0 && fputs(help, stdout) == EOF ? STATUS_BAD : STATUS_OK;
-    if (join_job(&rt) < 0)
+    if (join_job(o.device, &rt) < 0)
         return complain(STATUS_BAD, "bench: %s", pld_last_error());
     status = run_joined(&o, rt, argv);
     (void)fflush(stdout); /* a launcher may end the job as soon as one rank has a status */

@@ -19,7 +19,12 @@
 #include <stdio.h>
 
 enum { BENCH_DTYPES = 9, BENCH_REDOPS = 5, BENCH_ALL_ROOTS = -1, BENCH_ITEMS = 8 };
-enum bench_memory { BENCH_POLDER_MEMORY, BENCH_ORDINARY_MEMORY, BENCH_MEMORIES };
+enum bench_memory {
+    BENCH_POLDER_MEMORY,
+    BENCH_ORDINARY_MEMORY,
+    BENCH_DEVICE_MEMORY,
+    BENCH_MEMORIES
+};
 
 /** Whose data an operation delivers. */
 enum bench_from { BENCH_NOTHING, BENCH_ALL_RANKS, BENCH_EACH_RANK, BENCH_ROOT, BENCH_PREVIOUS };
@@ -56,6 +61,7 @@ struct bench_call {
     void *send, *recv;
     size_t count;         /**< elements of a part */
     const size_t *counts; /**< [size], all of them that */
+    pld_stream stream;    /**< of vectors in device memory */
     pld_dtype dtype;
     pld_op redop;
     size_t turns;                /**< of bench_compute(), between start and wait */
@@ -81,6 +87,7 @@ struct bench_options {
     const char *tune;  /**< file to write; NULL: none */
     unsigned memories; /**< set of enum bench_memory */
     const char *json;
+    const char *device; /**< where vectors are; NULL: the host */
 };
 
 /** A row of a table: what is measured. */
@@ -124,6 +131,8 @@ struct bench_area {
     enum bench_memory memory;
     char *data;
     size_t bytes;
+    char *shadow; /**< of the first set, if the area is in device memory */
+    pld_stream stream;
 };
 
 /* polder_bench_op.c */
@@ -158,6 +167,19 @@ int bench_area_open(pld_runtime *runtime, const struct bench_options *o, enum be
 void bench_area_close(struct bench_area *area);
 int bench_measure(const struct bench_area *area, const struct bench_options *o,
                   const struct bench_case *c, struct bench_result *out);
+
+/* polder_bench_device.c: local; a set is a pair of vectors. */
+int bench_device_open(struct bench_area *area, size_t set_bytes);
+void bench_device_close(struct bench_area *area);
+int bench_device_wait(const struct bench_area *area);
+/** Waits for its end. */
+int bench_device_copy(const struct bench_area *area, char *to, const char *from, size_t bytes);
+/** As bench_check_fill() and bench_check_count(), of the first set. */
+int bench_device_fill(const struct bench_area *area, const struct bench_call *call,
+                      const struct bench_op *op, size_t set_bytes);
+int bench_device_count(const struct bench_area *area, const struct bench_call *call,
+                       const struct bench_op *op, size_t set_bytes, long long *wrong);
+int bench_device_clear(const struct bench_area *area, size_t set_bytes);
 
 /* polder_bench_mpi.c, or polder_bench_nompi.c: the other contender. */
 int bench_mpi_built(void);

@@ -82,7 +82,7 @@ static void set(json_t *to, const char *key, double value)
 void bench_json_add(struct bench_json *json, const struct bench_case *c,
                     const struct bench_result *r, int size)
 {
-    static const char *const memories[BENCH_MEMORIES] = {"polder", "ordinary"};
+    static const char *const memories[BENCH_MEMORIES] = {"polder", "ordinary", "device"};
     const double speed = (double)c->bytes / r->polder.median * 1e-9;
     const double least = r->copy * bench_copy_factor(c->op, c->in_place, size);
     json_t *row =

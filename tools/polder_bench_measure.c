@@ -54,6 +54,19 @@ static size_t area_bytes(pld_runtime *rt, const struct bench_options *o)
     return cold > least ? cold : least;
 }
 
+static int open_on_device(pld_runtime *rt, const struct bench_options *o, struct bench_area *out)
+{
+    const size_t set = 2 * half_of(o->last + 16 * (size_t)pld_runtime_size(rt));
+    int rc;
+
+    *out = (struct bench_area){
+        .runtime = rt, .memory = BENCH_DEVICE_MEMORY, .bytes = area_bytes(rt, o)};
+    rc = pld_agree(pld_runtime_world(rt), bench_device_open(out, set));
+    if (rc < 0)
+        bench_area_close(out);
+    return rc;
+}
+
 int bench_area_open(pld_runtime *rt, const struct bench_options *o, enum bench_memory memory,
                     struct bench_area *out)
 {
@@ -62,11 +75,13 @@ int bench_area_open(pld_runtime *rt, const struct bench_options *o, enum bench_m
     void *data = NULL;
     int rc = PLD_OK;
 
+    if (memory == BENCH_DEVICE_MEMORY)
+        return open_on_device(rt, o, out);
     if (memory == BENCH_POLDER_MEMORY)
         rc = pld_mem_alloc(rt, bytes, &data);
     else if (posix_memalign(&data, PAGE, bytes) != 0)
         rc = PLD_ERR_NOMEM;
-    *out = (struct bench_area){rt, memory, data, bytes};
+    *out = (struct bench_area){.runtime = rt, .memory = memory, .data = data, .bytes = bytes};
     rc = pld_agree(world, rc);
     if (rc == 0)
         memset(data, 0, bytes);
@@ -80,7 +95,9 @@ int bench_area_open(pld_runtime *rt, const struct bench_options *o, enum bench_m
 
 void bench_area_close(struct bench_area *area)
 {
-    if (area->memory == BENCH_POLDER_MEMORY)
+    if (area->memory == BENCH_DEVICE_MEMORY)
+        bench_device_close(area);
+    else if (area->memory == BENCH_POLDER_MEMORY)
         pld_mem_free(area->runtime, area->data);
     else
         free(area->data);
@@ -135,6 +152,19 @@ static int start_together(const struct bench *b, enum contender who)
     return PLD_OK;
 }
 
+static int on_device(const struct bench *b)
+{
+    return b->area->memory == BENCH_DEVICE_MEMORY;
+}
+
+/* Polder's call; on a device it has ended when the stream is empty. */
+static int run_polder(struct bench *b)
+{
+    const int rc = b->c->op->polder(&b->call);
+
+    return rc < 0 || !on_device(b) ? rc : bench_device_wait(b->area);
+}
+
 static int run(struct bench *b, enum contender who, size_t turn, double *seconds)
 {
     char *at = b->area->data + turn % b->sets * b->stride;
@@ -150,9 +180,11 @@ static int run(struct bench *b, enum contender who, size_t turn, double *seconds
         return rc;
     start = now();
     if (who == POLDER)
-        rc = b->c->op->polder(&b->call);
+        rc = run_polder(b);
     else if (who == MPI)
         rc = b->c->op->mpi(&b->call);
+    else if (on_device(b))
+        rc = bench_device_copy(b->area, at + b->half, at, b->c->bytes);
     else if (who == COPY)
         memcpy(at + b->half, at, b->c->bytes);
     else
@@ -165,19 +197,30 @@ static int run(struct bench *b, enum contender who, size_t turn, double *seconds
 static int verify(struct bench *b, enum contender who, long long *wrong)
 {
     const struct bench_op *op = b->c->op;
+    long long count = 0;
     double ignored;
     int64_t mine;
-    int rc;
+    int rc = PLD_OK;
 
     place(b, 0);
-    bench_check_fill(&b->call, op);
-    rc = run(b, who, 0, &ignored);
+    if (on_device(b))
+        rc = bench_device_fill(b->area, &b->call, op, b->stride);
+    else
+        bench_check_fill(&b->call, op);
+    if (rc == PLD_OK)
+        rc = run(b, who, 0, &ignored);
     if (rc < 0)
         return rc;
     /* MPI leaves the result of a reduce_scatter in place at the start. */
     if (who == MPI && b->call.in_place && op->send_parts && op->from == BENCH_ALL_RANKS)
         b->call.recv = b->call.send;
-    mine = who == MPI && b->c->redop == PLD_AVG ? 0 : bench_check_count(&b->call, op);
+    if (on_device(b))
+        rc = bench_device_count(b->area, &b->call, op, b->stride, &count);
+    else if (who != MPI || b->c->redop != PLD_AVG)
+        count = bench_check_count(&b->call, op);
+    if (rc < 0)
+        return rc;
+    mine = count;
     rc = pld_allreduce(b->call.world, &mine, &mine, 1, PLD_I64, PLD_SUM, NULL);
     *wrong += mine;
     return rc;
@@ -193,7 +236,10 @@ static int check(struct bench *b, const struct bench_options *o, struct bench_re
             rc = verify(b, MPI, &r->mpi_wrong);
     }
     /* The data stays small whatever the operation does with it from now on. */
-    memset(b->area->data, 0, b->stride);
+    if (rc == 0 && on_device(b))
+        return bench_device_clear(b->area, b->stride);
+    if (!on_device(b))
+        memset(b->area->data, 0, b->stride);
     return rc;
 }
 
@@ -254,7 +300,8 @@ static int prepare(struct bench *b, const struct bench_area *area, const struct 
                                   .blocking = o->blocking,
                                   .count = c->count,
                                   .dtype = c->dtype,
-                                  .redop = c->redop};
+                                  .redop = c->redop,
+                                  .stream = area->stream};
     b->counts = calloc((size_t)b->call.size, sizeof(*b->counts));
     for (int r = 0; b->counts != NULL && r < b->call.size; r++)
         b->counts[r] = c->count;
@@ -267,7 +314,8 @@ static int prepare(struct bench *b, const struct bench_area *area, const struct 
         b->call.mpi = bench_mpi_prepare(c, &rc);
     b->contends[POLDER] = 1;
     b->contends[MPI] = b->call.mpi != NULL;
-    b->contends[COPY] = b->contends[STREAM] = c->bytes > 0;
+    b->contends[COPY] = c->bytes > 0;
+    b->contends[STREAM] = c->bytes > 0 && !on_device(b);
     return pld_agree(world, b->counts == NULL ? PLD_ERR_NOMEM : rc);
 }
 
@@ -299,7 +347,9 @@ static int collect(const struct bench *b, double *samples, struct bench_result *
     }
     r->polder = times[POLDER];
     r->mpi = times[MPI];
-    r->copy = times[COPY].median < times[STREAM].median ? times[COPY].median : times[STREAM].median;
+    r->copy = times[COPY].median;
+    if (b->contends[STREAM] && times[STREAM].median < r->copy)
+        r->copy = times[STREAM].median;
     return rc;
 }
 

@@ -27,7 +27,8 @@ static int finish(const struct bench_call *c, int rc, pld_request **request)
 
 static pld_coll_opts options(const struct bench_call *c, pld_request **request)
 {
-    const pld_coll_opts opts = {PLD_OPTS(pld_coll_opts), .request = c->blocking ? NULL : request};
+    const pld_coll_opts opts = {PLD_OPTS(pld_coll_opts), .request = c->blocking ? NULL : request,
+                                .stream = c->stream};
 
     return opts;
 }
@@ -105,8 +106,10 @@ RUN_LIST(broadcast_list, 0, 0,
 static int run_sendrecv(const struct bench_call *c)
 {
     pld_request *requests[2] = {NULL, NULL};
-    const pld_coll_opts receiving = {PLD_OPTS(pld_coll_opts), .request = &requests[0]};
-    const pld_coll_opts sending = {PLD_OPTS(pld_coll_opts), .request = &requests[1]};
+    const pld_coll_opts receiving = {PLD_OPTS(pld_coll_opts), .request = &requests[0],
+                                     .stream = c->stream};
+    const pld_coll_opts sending = {PLD_OPTS(pld_coll_opts), .request = &requests[1],
+                                   .stream = c->stream};
     const int next = (c->rank + 1) % c->size;
     const int previous = (c->rank + c->size - 1) % c->size;
     int rc = pld_recv(c->world, c->recv, c->count, c->dtype, previous, TAG, &receiving);

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { COLD = 256, HOT, VS, MEMORY, OSU, OVERLAP, EXPLAIN, TUNE };
+enum { COLD = 256, HOT, VS, MEMORY, OSU, OVERLAP, EXPLAIN, TUNE, DEVICE };
 
 /* A place for the sentence. */
 struct complaint {
@@ -147,6 +147,14 @@ static int read_rival(const char *text, int *out, const struct complaint *why)
     return 0;
 }
 
+static int read_device(const char *text, struct bench_options *o, const struct complaint *why)
+{
+    o->device = text;
+    if (strcmp(text, "cpu") != 0 && strcmp(text, "auto") != 0 && strncmp(text, "cuda", 4) != 0)
+        return refuse(why, "--device %s: there are cpu, cuda, cuda:PCI-ID and auto", text);
+    return 0;
+}
+
 static int read_list(int option, const char *value, struct bench_options *o,
                      const struct complaint *why)
 {
@@ -161,6 +169,8 @@ static int read_list(int option, const char *value, struct bench_options *o,
                         &o->redops, why);
     case MEMORY:
         return read_memory(value, &o->memories, why);
+    case DEVICE:
+        return read_device(value, o, why);
     case VS:
         return read_rival(value, &o->vs_mpi, why);
     case 'J':
@@ -243,6 +253,8 @@ static int check_all(struct bench_options *o, const struct complaint *why)
     if (o->overlap && (o->vs_mpi || o->tune != NULL))
         return refuse(why, "--overlap %s: only polder's calls are overlapped, as they are",
                       o->vs_mpi ? "--vs mpi" : "--tune");
+    if (o->device != NULL && strcmp(o->device, "cpu") != 0 && o->vs_mpi)
+        return refuse(why, "--device %s --vs mpi: MPI is compared with in host memory", o->device);
     if (o->tune != NULL &&
         (o->op->from == BENCH_NOTHING || o->op->from == BENCH_PREVIOUS || o->op->items))
         return refuse(why, "--tune %s: there is nothing to choose for %s", o->tune, o->op->name);
@@ -282,6 +294,7 @@ int bench_options_read(int argc, char **argv, struct bench_options *out, char *t
         {"json", 1, NULL, 'J'},        {"cold", 0, NULL, COLD},     {"hot", 0, NULL, HOT},
         {"vs", 1, NULL, VS},           {"memory", 1, NULL, MEMORY}, {"osu", 0, NULL, OSU},
         {"explain", 0, NULL, EXPLAIN}, {"tune", 1, NULL, TUNE},     {"overlap", 0, NULL, OVERLAP},
+        {"device", 1, NULL, DEVICE},
         {"help", 0, NULL, 'h'},        {NULL, 0, NULL, 0}};
     const struct complaint why = {text, room};
     struct bench_options o = {.first = 8,

@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const memory_names[BENCH_MEMORIES] = {"polder", "ordinary"};
+static const char *const memory_names[BENCH_MEMORIES] = {"polder", "ordinary", "device"};
 
 void bench_print_head(const struct bench_options *o, pld_runtime *rt, const char *ranks)
 {

@@ -338,7 +338,7 @@ static int run_doctor(char **argv)
         return status;
     if (o.help)
         return launched_rank() == 0 && fputs(help, stdout) == EOF ? STATUS_BAD : STATUS_OK;
-    if (join_job(&rt) < 0)
+    if (join_job(NULL, &rt) < 0)
         return complain(2, "doctor: cannot join the job: %s", pld_last_error());
     status = examine(&o, rt);
     (void)fflush(stdout); /* a launcher may end the job as soon as one rank has a status */

@@ -37,9 +37,9 @@ int complain_once(int status, const char *format, ...)
     return complain(status, "%s", text);
 }
 
-int join_job(pld_runtime **out)
+int join_job(const char *device, pld_runtime **out)
 {
-    pld_runtime_opts opts = {PLD_OPTS(pld_runtime_opts)};
+    pld_runtime_opts opts = {PLD_OPTS(pld_runtime_opts), .device = device};
 
 #ifndef POLDER_TOOL_MPI
     if (getenv("POLDER_TRANSPORT") == NULL)

@@ -14,6 +14,6 @@ int launched_rank(void);
 int complain_once(int status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /** pld_runtime_open(); a build without MPI runs one rank. */
-int join_job(pld_runtime **out);
+int join_job(const char *device, pld_runtime **out);
 
 #endif /* POLDER_LAUNCH_H */
