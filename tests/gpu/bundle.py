@@ -3,9 +3,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pack what the GPU suite needs into one file, for nodes without toolchain and network.
 
-usage: bundle.py OUT.tar.gz RUN PROGRAM-OR-LIBRARY...
+usage: bundle.py OUT.tar.gz RUN TEXT PROGRAM-OR-LIBRARY...
 
-Unpacked anywhere it is a folder with `run`, bin/ and lib/: the programs, every library that
+Unpacked anywhere it is a folder with `run`, bin/, lib/ and share/text.txt (what is in the
+folder TEXT, to train on): the programs, every library that
 they need but those of the C library and of NVIDIA, and the MPI that they were built with.
 Libraries find each other by their place relative to each other; the C library must be at
 least as new as that of the machine that packed.
@@ -94,7 +95,7 @@ def anonymous(member):
 
 
 def main():
-    out, run, programs = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    out, run, text, programs = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:]
     if shutil.which("patchelf") is None:
         sys.exit("bundle: patchelf is not installed (package patchelf)")
     with tempfile.TemporaryDirectory(dir=out.parent) as temporary:
@@ -108,6 +109,8 @@ def main():
             else:
                 place_with_libraries(program, root / "bin" / name, root, "$ORIGIN/../lib")
         pack_mpi(root)
+        pages = sorted(pathlib.Path(text).glob("*.md"))
+        (root / "share/text.txt").write_text("".join(page.read_text() for page in pages))
         with tarfile.open(out, "w:gz", compresslevel=6) as tar:
             tar.add(root, root.name, filter=anonymous)
     size = out.stat().st_size
