@@ -81,8 +81,8 @@ int bench_device_count(const struct bench_area *area, const struct bench_call *c
 
 int bench_device_clear(const struct bench_area *area, size_t set_bytes)
 {
-    const int rc = pld_device_fill(pld_runtime_device(area->runtime), area->data, 0, set_bytes,
-                                   area->stream);
+    const int rc =
+        pld_device_fill(pld_runtime_device(area->runtime), area->data, 0, set_bytes, area->stream);
 
     return rc < 0 ? rc : bench_device_wait(area);
 }

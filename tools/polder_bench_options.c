@@ -294,8 +294,7 @@ int bench_options_read(int argc, char **argv, struct bench_options *out, char *t
         {"json", 1, NULL, 'J'},        {"cold", 0, NULL, COLD},     {"hot", 0, NULL, HOT},
         {"vs", 1, NULL, VS},           {"memory", 1, NULL, MEMORY}, {"osu", 0, NULL, OSU},
         {"explain", 0, NULL, EXPLAIN}, {"tune", 1, NULL, TUNE},     {"overlap", 0, NULL, OVERLAP},
-        {"device", 1, NULL, DEVICE},
-        {"help", 0, NULL, 'h'},        {NULL, 0, NULL, 0}};
+        {"device", 1, NULL, DEVICE},   {"help", 0, NULL, 'h'},      {NULL, 0, NULL, 0}};
     const struct complaint why = {text, room};
     struct bench_options o = {.first = 8,
                               .factor = 2,

@@ -142,8 +142,8 @@ static void test_reduce_of(pld_dtype dtype, pld_op op, int n_srcs, double scale)
         rc = rc < 0 ? rc : up(s, bytes);
     }
     pldi_kernels()->reduce(expected, host_srcs, n_srcs, COUNT, dtype, op, scale);
-    rc = rc < 0 ? rc
-                : gpu->ops->reduce(gpu, dsts, 1, srcs, n_srcs, COUNT, dtype, op, scale, stream);
+    rc =
+        rc < 0 ? rc : gpu->ops->reduce(gpu, dsts, 1, srcs, n_srcs, COUNT, dtype, op, scale, stream);
     rc = rc < 0 ? rc : down(BUFFERS - 1, bytes);
     ok(rc == 0 && memcmp(pinned[BUFFERS - 1], expected, bytes) == 0,
        "%s, op %d of %d, times %g: the host's bits%s%s", pld_dtype_name(dtype), (int)op, n_srcs,
@@ -171,12 +171,12 @@ static void test_cast(void)
 
         fill_random(pinned[0], COUNT, PLD_F32);
         rc = up(0, COUNT * 4);
-        rc = rc < 0 ? rc
-                    : gpu->ops->cast(gpu, device[1], floats[half], device[0], PLD_F32, COUNT,
-                                     stream);
-        rc = rc < 0 ? rc
-                    : gpu->ops->cast(gpu, device[2], PLD_F32, device[1], floats[half], COUNT,
-                                     stream);
+        rc = rc < 0
+                 ? rc
+                 : gpu->ops->cast(gpu, device[1], floats[half], device[0], PLD_F32, COUNT, stream);
+        rc = rc < 0
+                 ? rc
+                 : gpu->ops->cast(gpu, device[2], PLD_F32, device[1], floats[half], COUNT, stream);
         rc = rc < 0 ? rc : down(1, COUNT * 2);
         rc = rc < 0 ? rc : down(2, COUNT * 4);
         pldi_kernels()->narrow(pinned[3], (float *)(void *)pinned[0], COUNT, floats[half]);
@@ -189,9 +189,8 @@ static void test_cast(void)
 
 static void test_norm(void)
 {
-    const struct pldi_range ranges[] = {{device[0], COUNT, PLD_F32},
-                                        {device[1], COUNT, PLD_BF16},
-                                        {device[2], 7, PLD_F64}};
+    const struct pldi_range ranges[] = {
+        {device[0], COUNT, PLD_F32}, {device[1], COUNT, PLD_BF16}, {device[2], 7, PLD_F64}};
     struct pldi_step_vote *vote = (void *)device[3];
     struct pldi_step_vote first = {0}, again = {0}, bad;
     double exact = 0;
@@ -218,63 +217,74 @@ static void test_norm(void)
     ok(rc == 0 && bad.infinite == 1, "an infinite element is seen");
 }
 
+enum { W, G, M, V, CONTROL, STEPS = 5 };
+static const struct pldi_step_rule rule = {
+    .lr = 1e-2, .beta1 = 0.9, .beta2 = 0.95, .clip = 1, .unscale = 1};
+static const double decay = 0.999;
+
+/* Step `t` on the host, of gradients with the norm 2. */
+static struct pldi_adamw host_factors(int t)
+{
+    return (struct pldi_adamw){.beta1 = (float)rule.beta1,
+                               .beta2 = (float)rule.beta2,
+                               .rest1 = (float)(1 - rule.beta1),
+                               .rest2 = (float)(1 - rule.beta2),
+                               .grad_factor = (float)(1 / (2 + 1e-6)),
+                               .step_size = (float)(rule.lr / (1 - pow(rule.beta1, t))),
+                               .sqrt_factor = (float)(1 / sqrt(1 - pow(rule.beta2, t))),
+                               .eps = 1e-8F,
+                               .decay_factor = (float)decay};
+}
+
+/* The same on the device, which finds its factors by itself. */
+static int device_step(void)
+{
+    const struct pldi_device_sweep sweep = {.value = device[W],
+                                            .grad = device[G],
+                                            .first = device[M],
+                                            .second = device[V],
+                                            .count = COUNT,
+                                            .dtype = PLD_F32,
+                                            .grad_dtype = PLD_F32,
+                                            .lr = rule.lr,
+                                            .beta1 = rule.beta1,
+                                            .beta2 = rule.beta2,
+                                            .eps = 1e-8,
+                                            .decay_factor = decay,
+                                            .adamw = 1};
+    int rc = up(G, COUNT * 4);
+
+    rc = rc < 0 ? rc
+                : gpu->ops->step_decide(gpu, (void *)(device[CONTROL] + 128), &rule,
+                                        (void *)device[CONTROL], stream);
+    rc = rc < 0 ? rc : gpu->ops->sweep(gpu, &sweep, (void *)device[CONTROL], stream);
+    return rc < 0 ? rc : pld_stream_wait(gpu, stream);
+}
+
 /* Five steps of AdamW in f32, against the host's kernel with the same factors. */
 static void test_adamw(void)
 {
-    enum { W, G, M, V, CONTROL, STEPS = 5 };
-    const struct pldi_step_rule rule = {
-        .lr = 1e-2, .beta1 = 0.9, .beta2 = 0.95, .clip = 1, .unscale = 1};
     static float w[COUNT], g[COUNT], m[COUNT], v[COUNT];
-    struct pldi_step_vote vote = {.square = 4};
+    const struct pldi_step_vote vote = {.square = 4};
     struct pldi_step_control control = {.t = 0};
     int rc = 0;
 
     fill_random(w, COUNT, PLD_F32);
+    memcpy(pinned[W], w, sizeof(w));
     memset(pinned[M], 0, COUNT * 4);
     memset(pinned[V], 0, COUNT * 4);
     memset(pinned[CONTROL], 0, 256);
     memcpy(pinned[CONTROL] + 128, &vote, sizeof(vote));
-    memcpy(pinned[W], w, sizeof(w));
-    rc = up(W, sizeof(w));
-    rc = rc < 0 ? rc : up(M, sizeof(w));
-    rc = rc < 0 ? rc : up(V, sizeof(w));
+    for (int i = 0; i < 4 && rc == 0; i++)
+        rc = i == G ? 0 : up(i, sizeof(w));
     rc = rc < 0 ? rc : up(CONTROL, 256);
     for (int t = 1; t <= STEPS && rc == 0; t++) {
-        const double decay = 1 - rule.lr * 0.1;
-        const struct pldi_device_sweep sweep = {.value = device[W],
-                                                .grad = device[G],
-                                                .first = (float *)(void *)device[M],
-                                                .second = (float *)(void *)device[V],
-                                                .count = COUNT,
-                                                .dtype = PLD_F32,
-                                                .grad_dtype = PLD_F32,
-                                                .lr = rule.lr,
-                                                .beta1 = rule.beta1,
-                                                .beta2 = rule.beta2,
-                                                .eps = 1e-8,
-                                                .decay_factor = decay,
-                                                .adamw = 1};
-        const struct pldi_adamw args = {
-            .beta1 = (float)rule.beta1,
-            .beta2 = (float)rule.beta2,
-            .rest1 = (float)(1 - rule.beta1),
-            .rest2 = (float)(1 - rule.beta2),
-            .grad_factor = (float)(1 / (2 + 1e-6)),
-            .step_size = (float)(rule.lr / (1 - pow(rule.beta1, t))),
-            .sqrt_factor = (float)(1 / sqrt(1 - pow(rule.beta2, t))),
-            .eps = 1e-8F,
-            .decay_factor = (float)decay};
+        const struct pldi_adamw factors = host_factors(t);
 
         fill_random(g, COUNT, PLD_F32);
         memcpy(pinned[G], g, sizeof(g));
-        pldi_kernels()->adamw(w, g, m, v, COUNT, &args);
-        rc = up(G, sizeof(g));
-        rc = rc < 0 ? rc
-                    : gpu->ops->step_decide(gpu, (void *)(device[CONTROL] + 128), &rule,
-                                            (void *)device[CONTROL], stream);
-        rc = rc < 0 ? rc
-                    : gpu->ops->sweep(gpu, &sweep, (void *)device[CONTROL], stream);
-        rc = rc < 0 ? rc : pld_stream_wait(gpu, stream);
+        pldi_kernels()->adamw(w, g, m, v, COUNT, &factors);
+        rc = device_step();
     }
     rc = rc < 0 ? rc : down(W, sizeof(w));
     rc = rc < 0 ? rc : down(G, sizeof(w));
@@ -325,8 +335,7 @@ static void test_graph(void)
     rc = up(0, 400);
     rc = rc < 0 ? rc : up(1, 400);
     rc = rc < 0 ? rc : pld_graph_begin(gpu, stream);
-    rc = rc < 0 ? rc
-                : gpu->ops->reduce(gpu, dsts, 1, srcs, 2, 100, PLD_F32, PLD_SUM, 1, stream);
+    rc = rc < 0 ? rc : gpu->ops->reduce(gpu, dsts, 1, srcs, 2, 100, PLD_F32, PLD_SUM, 1, stream);
     rc = rc < 0 ? rc : pld_graph_end(gpu, stream, &graph);
     for (int i = 0; i < 3 && rc == 0; i++)
         rc = pld_graph_launch(graph, stream);

@@ -18,7 +18,7 @@ fakes, bundle, *arguments = sys.argv[1:]
 
 
 def look(root):
-    """No library comes from where it was built; none of the machine's is needed but the C library."""
+    """Nothing comes from where it was built, nor from the machine but for the C library."""
     for path in [*root.glob("bin/*"), *root.glob("lib/*.so*"), *root.glob("lib/*/*.so")]:
         for line in run("ldd", path).stdout.splitlines():
             place = line.split(" => ")[-1].split(" (")[0].strip()
