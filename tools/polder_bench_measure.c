@@ -62,6 +62,8 @@ static int open_on_device(pld_runtime *rt, const struct bench_options *o, struct
     *out = (struct bench_area){
         .runtime = rt, .memory = BENCH_DEVICE_MEMORY, .bytes = area_bytes(rt, o)};
     rc = pld_agree(pld_runtime_world(rt), bench_device_open(out, set));
+    if (rc == 0)
+        rc = pld_group_connect(pld_runtime_world(rt));
     if (rc < 0)
         bench_area_close(out);
     return rc;

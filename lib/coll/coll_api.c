@@ -137,11 +137,19 @@ static void copy_operation(pld_request *to, const pld_request *from)
         memcpy(to->text, from->text, sizeof(to->text));
 }
 
-/* Without memory for an operation of its own. */
-static int take_part(pld_request *filled)
+/* Where it will be is free now. */
+static int move_and_wait(const pld_request *filled)
 {
     pld_request *op = &filled->group->spare;
 
+    copy_operation(op, filled);
+    op->spare = 1;
+    return do_and_wait(op);
+}
+
+/* Without memory for an operation of its own. */
+static int take_part(pld_request *filled)
+{
     if (filled->kind == PLDI_SEND || filled->kind == PLDI_RECV) {
         pldi_staged_release(filled);
         return PLD_ERR_NOMEM;
@@ -150,9 +158,7 @@ static int take_part(pld_request *filled)
         filled->code = PLD_ERR_NOMEM;
         (void)snprintf(filled->text, sizeof(filled->text), "%s", pld_last_error());
     }
-    copy_operation(op, filled);
-    op->spare = 1;
-    return do_and_wait(op);
+    return move_and_wait(filled);
 }
 
 static int post_filled(pld_request *filled, const pld_coll_opts *opts)
@@ -175,6 +181,8 @@ static int post_filled(pld_request *filled, const pld_coll_opts *opts)
     }
     if (filled->spare)
         return do_and_wait(filled);
+    if (opts->request == NULL)
+        return move_and_wait(filled);
     op = take_kept(filled->group);
     if (op == NULL)
         return take_part(filled);
@@ -186,10 +194,13 @@ static int post_filled(pld_request *filled, const pld_coll_opts *opts)
     return PLD_OK;
 }
 
-/* Where a call is filled in: one that waits, in the place where it will be. */
+/*
+ * Where a call is filled in: one that waits, in the place where it will be.  With a GPU
+ * that place is needed before, for what the ranks must agree on to use it.
+ */
 static pld_request *place_for(pld_group *group, const pld_coll_opts *opts, pld_request *local)
 {
-    return opts->request == NULL ? &group->spare : local;
+    return opts->request == NULL && group->gpu == NULL ? &group->spare : local;
 }
 
 /* Inlined: the address that it takes is that of the public function's caller. */
