@@ -90,7 +90,7 @@ typedef struct {
     /** Factor applied to the result of a reduction, floating types only, in the precision of
      *  the sum, before rounding.  0: 1. */
     double scale;
-    const char *tag; /**< what this is, for diagnostics; a string that outlives the call */
+    const char *tag;   /**< what this is, for diagnostics; a string that outlives the call */
     pld_stream stream; /**< of buffers in device memory: where they are produced and used */
 } pld_coll_opts;
 

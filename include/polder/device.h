@@ -48,7 +48,7 @@ typedef struct pld_graph pld_graph;
 
 /** Where memory is. */
 typedef enum {
-    PLD_MEM_HOST = 0,  /**< any other */
+    PLD_MEM_HOST = 0, /**< any other */
     PLD_MEM_DEVICE = 1,
     PLD_MEM_PINNED = 2 /**< of the host, page-locked: copies to and from it do not block */
 } pld_mem_kind;
@@ -56,15 +56,15 @@ typedef enum {
 /** What is known of a GPU. */
 typedef struct {
     char name[64];
-    char pci[16];         /**< domain:bus:device.function, lower case: "0000:1b:00.0" */
-    char uuid[48];        /**< as nvidia-smi shows it: "GPU-..." */
-    uint64_t bytes;       /**< of its memory */
-    int ordinal;          /**< among those that CUDA_VISIBLE_DEVICES leaves */
-    int capability;       /**< 80 for 8.0, 90 for 9.0 */
+    char pci[16];   /**< domain:bus:device.function, lower case: "0000:1b:00.0" */
+    char uuid[48];  /**< as nvidia-smi shows it: "GPU-..." */
+    uint64_t bytes; /**< of its memory */
+    int ordinal;    /**< among those that CUDA_VISIBLE_DEVICES leaves */
+    int capability; /**< 80 for 8.0, 90 for 9.0 */
     int multiprocessors;
-    int driver;           /**< CUDA version of the driver, 12040 for 12.4 */
-    int nccl;             /**< 22809 for 2.28.9; 0: no usable NCCL was found */
-    int sharing;          /**< ranks of this node that use the same GPU, this one included */
+    int driver;  /**< CUDA version of the driver, 12040 for 12.4 */
+    int nccl;    /**< 22809 for 2.28.9; 0: no usable NCCL was found */
+    int sharing; /**< ranks of this node that use the same GPU, this one included */
 } pld_device_info;
 
 PLD_API void pld_device_get_info(const pld_device *device, pld_device_info *out);

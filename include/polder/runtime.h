@@ -101,8 +101,9 @@ enum {
  *   finding errors: it costs a message time, and counts if any rank has it set.
  *   Collective operations always do so.
  * - Errors: PLD_ERR_ARG, PLD_ERR_IO (trace folder), PLD_ERR_UNSUPPORTED (unknown or not built
- * transport; "cuda" without plugin, driver or GPU), PLD_ERR_DEVICE, PLD_ERR_DEVMEM, PLD_ERR_STATE (a runtime is already open, or MPI is finalised), PLD_ERR_TRANSPORT,
- * PLD_ERR_NOMEM.
+ *   transport; "cuda" without plugin, driver or GPU; POLDER_DEVICE_PATH=nccl without NCCL),
+ *   PLD_ERR_DEVICE, PLD_ERR_DEVMEM, PLD_ERR_STATE (a runtime is already open, or MPI is
+ *   finalised), PLD_ERR_TRANSPORT, PLD_ERR_NOMEM.
  *
  * @param opts  may be NULL; not kept
  * @param out   receives the runtime; give it back to pld_runtime_close()

@@ -96,15 +96,19 @@ static void read_cpus(const char *pci, unsigned char *cpus, size_t bytes)
     }
 }
 
-/* CUDA's form has upper case and may leave the domain's zeros out; the kernel's does not. */
+/* CUDA's form has upper case and people leave the domain out; the kernel's does neither. */
 static void set_pci(char out[16], const char *text)
 {
+    const char *colon = strchr(text, ':');
     unsigned domain = 0;
     unsigned bus = 0;
     unsigned device = 0;
     unsigned function = 0;
 
-    (void)sscanf(text, "%x:%x:%x.%x", &domain, &bus, &device, &function);
+    if (colon != NULL && strchr(colon + 1, ':') != NULL)
+        (void)sscanf(text, "%x:%x:%x.%x", &domain, &bus, &device, &function);
+    else
+        (void)sscanf(text, "%x:%x.%x", &bus, &device, &function);
     (void)snprintf(out, 16, "%04x:%02x:%02x.%x", domain & 0xffffU, bus & 0xffU, device & 0xffU,
                    function & 0xfU);
 }
@@ -207,17 +211,23 @@ static int fill_info(struct pldi_cuda *d, int ordinal)
     return PLD_OK;
 }
 
+/* Without nvcc the image is a text that no real driver takes. */
+static int open_image(struct pldi_cuda *d)
+{
+    const int rc = pldi_cuda_module_open(&d->head, pldi_cuda_image, &d->module);
+
+    if (rc < 0 && memcmp(pldi_cuda_image, PLDI_CUDA_NO_IMAGE, sizeof(PLDI_CUDA_NO_IMAGE) - 1) == 0)
+        return d->host->fail(PLD_ERR_UNSUPPORTED,
+                             "libpolder-cuda.so was built without nvcc and has no kernels; build "
+                             "polder where the CUDA toolkit is");
+    return rc;
+}
+
 static int load_kernels(struct pldi_cuda *d)
 {
     void *scratch = NULL;
-    int rc;
+    int rc = open_image(d);
 
-    if (memcmp(pldi_cuda_image, PLDI_CUDA_NO_IMAGE, sizeof(PLDI_CUDA_NO_IMAGE) - 1) == 0 &&
-        strstr(d->info.name, "emulated") == NULL)
-        return d->host->fail(PLD_ERR_UNSUPPORTED,
-                             "libpolder-cuda.so was built without nvcc and has no kernels; "
-                             "build polder where the CUDA toolkit is");
-    rc = pldi_cuda_module_open(&d->head, pldi_cuda_image, &d->module);
     for (int k = 0; rc == PLD_OK && k < PLDI_CUDA_KERNELS; k++)
         rc = pldi_cuda_module_find(d->module, pldi_cuda_kernel_names[k], &d->kernels[k]);
     if (rc == PLD_OK)
