@@ -22,6 +22,15 @@
 
 enum { CHILD_CRASHED = 100, CHILD_ABORTED = 101, CHILD_HUNG = -1 };
 
+#ifdef __SANITIZE_THREAD__
+/* It sleeps for a second at the end of each process otherwise. */
+const char *__tsan_default_options(void);
+const char *__tsan_default_options(void)
+{
+    return "atexit_sleep_ms=0";
+}
+#endif
+
 /** In a case: leave with the line where something does not hold. */
 #define HOLDS(condition)                                                                           \
     do {                                                                                           \

@@ -8,7 +8,7 @@
 
 #include "ranks.h"
 
-enum { COUNT = 100003, MOST = 65536 }; /* no multiple of anything; longer than a channel */
+enum { COUNT = 20011, MOST = 65536 }; /* no multiple of anything; longer than a channel */
 
 /* ---- Values of any type: small whole numbers, exact in all of them ---- */
 
