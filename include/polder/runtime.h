@@ -101,8 +101,9 @@ enum {
  *   finding errors: it costs a message time, and counts if any rank has it set.
  *   Collective operations always do so.
  * - Errors: PLD_ERR_ARG, PLD_ERR_IO (trace folder), PLD_ERR_UNSUPPORTED (unknown or not built
- * transport; "cuda" without plugin, driver or GPU), PLD_ERR_DEVICE, PLD_ERR_DEVMEM, PLD_ERR_STATE
- * (a runtime is already open, or MPI is finalised), PLD_ERR_TRANSPORT, PLD_ERR_NOMEM.
+ *   transport; "cuda" without plugin, driver or GPU; POLDER_DEVICE_PATH=nccl without NCCL),
+ *   PLD_ERR_DEVICE, PLD_ERR_DEVMEM, PLD_ERR_STATE (a runtime is already open, or MPI is
+ *   finalised), PLD_ERR_TRANSPORT, PLD_ERR_NOMEM.
  *
  * @param opts  may be NULL; not kept
  * @param out   receives the runtime; give it back to pld_runtime_close()
@@ -143,6 +144,7 @@ PLD_API pld_device *pld_runtime_device(pld_runtime *runtime);
 
 /**
  * Why "auto" has taken the host, one sentence that names the lowest rank without a GPU; or
+ * "".  With a GPU: why device memory goes through pinned memory of the host instead of NCCL, or
  * "".  Belongs to the runtime.  Local, never fails.
  */
 PLD_API const char *pld_runtime_device_note(const pld_runtime *runtime);
