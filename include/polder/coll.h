@@ -33,14 +33,17 @@
  *   the operation goes on beside the stream; pld_request_after() makes a stream wait,
  *   pld_request_wait() the host.  NCCL carries them where each rank has a GPU of its own
  *   and NCCL is found on all; elsewhere they pass through pinned memory of the host, and
- *   a call without a request then waits for its end.  Ranks find out that they disagree
- *   soon after, not before data move, unless POLDER_CHECK=sync.
+ *   a call without a request then waits for its end.  Where NCCL carries, ranks find out
+ *   that they disagree soon after, not before data move, unless POLDER_CHECK=sync, and the
+ *   group then ends; an error of NCCL, too, is found by a later call.  A rank without any
+ *   element in a call whose counts differ by rank says by its pointers, or by a stream,
+ *   that the others use device memory.  pld_allreduce_leaves() takes none.
  * - Numerics: f16 and bf16 are added in f32, also between nodes, and rounded once
  *   (to nearest even; NaN stays NaN).  max and min of a NaN and a number are NaN.
  *   Integers wrap.  The order of a sum follows from group size, node map, count,
  *   dtype and tuning file: the same bits, every time.  It is rank order wherever
  *   each rank's part is added up in one place: inside a node, and up to 8 ranks
- *   without one.  Nodes are added up in the order of their lowest ranks if there
+ *   without one, and on GPUs.  Nodes are added up in the order of their lowest ranks if there
  *   are up to 8, else by ring or halving, as are more than 8 ranks without shared
  *   memory: a ring begins behind the block's owner, halving and doubling add
  *   neighbours, then pairs of them, and so on.  See doc/collectives.md, and
@@ -330,7 +333,13 @@ PLD_API int pld_broadcast_list(pld_group *group, const pld_coll_item *items, siz
 PLD_API int pld_send(pld_group *group, const void *buf, size_t count, pld_dtype dtype, int dest,
                      int tag, const pld_coll_opts *opts);
 
-/** Receive exactly `count` elements; any other size is PLD_ERR_MISMATCH. */
+/**
+ * Receive exactly `count` elements; any other size is PLD_ERR_MISMATCH.
+ *
+ * Messages of device memory match those of device memory alone.  NCCL has neither tags nor
+ * sizes: there, those from one rank to another match in the order of the calls, and it takes a
+ * group that is connected (PLD_ERR_STATE); POLDER_CHECK=sync compares type and count.
+ */
 PLD_API int pld_recv(pld_group *group, void *buf, size_t count, pld_dtype dtype, int source,
                      int tag, const pld_coll_opts *opts);
 

@@ -143,6 +143,7 @@ PLD_API pld_device *pld_runtime_device(pld_runtime *runtime);
 
 /**
  * Why "auto" has taken the host, one sentence that names the lowest rank without a GPU; or
+ * "".  With a GPU: why device memory goes through pinned memory of the host instead of NCCL, or
  * "".  Belongs to the runtime.  Local, never fails.
  */
 PLD_API const char *pld_runtime_device_note(const pld_runtime *runtime);

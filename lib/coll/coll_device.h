@@ -55,10 +55,10 @@ struct pldi_gpu_check;
 struct pldi_gpu {
     pld_device *device;
     pld_group *world;
-    enum pldi_gpu_path path; /**< what the environment forces, on all ranks */
-    int nccl;                /**< 1: groups try NCCL */
-    size_t chunk;            /**< bytes of a pinned buffer, equal on all ranks */
-    size_t scratch;          /**< bytes of device memory for sums of a group, too */
+    enum pldi_gpu_path path;    /**< what the environment forces, on all ranks */
+    int nccl;                   /**< 1: groups try NCCL */
+    size_t chunk;               /**< bytes of a pinned buffer, equal on all ranks */
+    size_t scratch;             /**< bytes of device memory for sums of a group, too */
     char note[PLDI_TEXT_BYTES]; /**< why it is not NCCL; or "" */
 
     pthread_mutex_t lock;
@@ -79,15 +79,15 @@ struct pldi_gpu_group {
     pld_group *group;
     struct pldi_gpu_group *next;
     int connected;
-    int nccl;                /**< 1: NCCL carries it */
-    struct pldi_comm *comm;  /**< NULL: not NCCL, one rank, or aborted */
-    _Atomic int code;        /**< what ended it; `why` is written before */
+    int nccl;               /**< 1: NCCL carries it */
+    struct pldi_comm *comm; /**< NULL: not NCCL, one rank, or aborted */
+    _Atomic int code;       /**< what ended it; `why` is written before */
     char why[PLDI_TEXT_BYTES];
-    pld_stream stream;       /**< of operations with a request */
-    pld_event start;         /**< of the caller's stream, for that one to wait for */
-    void *scratch;           /**< [scratch_bytes], NULL: not yet needed */
+    pld_stream stream; /**< of operations with a request */
+    pld_event start;   /**< of the caller's stream, for that one to wait for */
+    void *scratch;     /**< [scratch_bytes], NULL: not yet needed */
     size_t scratch_bytes;
-    const void **sources;    /**< [size], with that */
+    const void **sources;             /**< [size], with that */
     struct pldi_flight *first, *last; /**< oldest first */
 
     uint64_t chain; /**< hash of all operations so far */
@@ -154,8 +154,8 @@ int pldi_gpu_after(pld_request *op, pld_stream stream);
 /** Whether sums of an operation are formed by polder's kernels. */
 int pldi_gpu_sums(const pld_request *op);
 /** Add to a sentence of pld_coll_explain(). */
-void pldi_gpu_explain(const pld_group *group, int kind, pld_dtype dtype, uint64_t bytes,
-                      char *text, size_t text_bytes);
+void pldi_gpu_explain(const pld_group *group, int kind, pld_dtype dtype, uint64_t bytes, char *text,
+                      size_t text_bytes);
 /** PLD_ERR_UNSUPPORTED if a pointer is of the device. */
 int pldi_gpu_refuse(const pld_group *group, const char *call, const void *pointer);
 

@@ -87,10 +87,9 @@ static int classify(const pld_request *op, const pld_coll_opts *opts)
     if (where[0] < 0 && where[1] < 0)
         return without_data(op, opts);
     if (where[0] >= 0 && where[1] >= 0 && where[0] != where[1])
-        return pldi_fail(PLD_ERR_ARG,
-                         "pld_%s: send is in %s memory and recv in %s memory; need one kind",
-                         pldi_kind_name(op->kind), where[0] ? "device" : "host",
-                         where[1] ? "device" : "host");
+        return pldi_fail(
+            PLD_ERR_ARG, "pld_%s: send is in %s memory and recv in %s memory; need one kind",
+            pldi_kind_name(op->kind), where[0] ? "device" : "host", where[1] ? "device" : "host");
     return where[0] == 1 || where[1] == 1;
 }
 
@@ -119,8 +118,8 @@ static int left_to_nccl(const pld_group *g, int kind, pld_dtype dtype, uint64_t 
 
 static uint64_t bytes_of(const pld_request *op)
 {
-    const int blocks = pldi_shape(op->kind)->cut[PLDI_SENT] == PLDI_BLOCKS &&
-                       op->starts[PLDI_SENT] == NULL;
+    const int blocks =
+        pldi_shape(op->kind)->cut[PLDI_SENT] == PLDI_BLOCKS && op->starts[PLDI_SENT] == NULL;
 
     return op->vector * (uint64_t)(blocks ? op->group->size : 1);
 }
@@ -135,8 +134,7 @@ int pldi_gpu_sums(const pld_request *op)
         return 1;
     if (op->dtype != PLD_F16 && op->dtype != PLD_BF16)
         return 0;
-    return op->print.scale != 1 ||
-           !left_to_nccl(op->group, (int)op->kind, op->dtype, bytes_of(op));
+    return op->print.scale != 1 || !left_to_nccl(op->group, (int)op->kind, op->dtype, bytes_of(op));
 }
 
 static int needs_scratch(const pld_request *op)
@@ -270,8 +268,7 @@ static int post(pld_request *filled, const pld_coll_opts *opts)
     if (g->code != 0)
         return pldi_gpu_failed(g);
     if (filled->group->broken != 0) {
-        (void)pldi_fail(filled->group->broken,
-                        "%s on a group whose communication failed before",
+        (void)pldi_fail(filled->group->broken, "%s on a group whose communication failed before",
                         pldi_kind_name(filled->kind));
         return pldi_gpu_fail(g, filled->group->broken);
     }

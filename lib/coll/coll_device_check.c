@@ -36,7 +36,8 @@ static int judge(struct pldi_gpu_check *c, const pld_group *group)
     if (c->said[0] == ~c->said[1])
         return PLD_OK;
     pldi_health_differ(group->health, text, sizeof(text));
-    return pldi_fail(PLD_ERR_MISMATCH, "ranks of %s were in different operations on device memory%s%s",
+    return pldi_fail(PLD_ERR_MISMATCH,
+                     "ranks of %s were in different operations on device memory%s%s",
                      pldi_health_group_text(group->health), text[0] != '\0' ? ": " : "", text);
 }
 

@@ -244,9 +244,8 @@ static int join(struct pldi_gpu_group *g, const unsigned char *id)
         rc = pldi_health_group_alarm(group->health);
     }
     if (rc == PLD_OK) {
-        const struct pldi_health_call call = {.kind = PLDI_CONNECT,
-                                              .peer = -1,
-                                              .sequence = op.print.sequence};
+        const struct pldi_health_call call = {
+            .kind = PLDI_CONNECT, .peer = -1, .sequence = op.print.sequence};
 
         op.ticket = pldi_health_called(group->health, &call);
         rc = meet(g, id, &v, &op, &own, &comm);
@@ -348,9 +347,8 @@ int pldi_gpu_reserve(struct pldi_gpu_group *g)
         return PLD_OK;
     if (g->sources == NULL)
         g->sources = pldi_alloc((size_t)g->group->size, sizeof(g->sources[0]), "sums on a GPU");
-    rc = g->sources == NULL
-             ? PLD_ERR_NOMEM
-             : device->ops->alloc(device, bytes, PLD_MEM_DEVICE, &memory);
+    rc = g->sources == NULL ? PLD_ERR_NOMEM
+                            : device->ops->alloc(device, bytes, PLD_MEM_DEVICE, &memory);
     rc = pld_agree(g->group, rc);
     if (rc < 0)
         device->ops->free(device, memory);

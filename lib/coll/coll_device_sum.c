@@ -67,8 +67,8 @@ static int reduce(const struct adder *a, void *to, const void *const *from, int 
 {
     pld_device *device = a->put->g->gpu->device;
 
-    return device->ops->reduce(device, &to, 1, from, n, a->count, dtype,
-                               pldi_kernel_op(a->put->op), scale, a->put->stream);
+    return device->ops->reduce(device, &to, 1, from, n, a->count, dtype, pldi_kernel_op(a->put->op),
+                               scale, a->put->stream);
 }
 
 /* A contribution in the type of sums: as it is, or at that level. */
@@ -203,8 +203,7 @@ static int add_up(struct pldi_put *put, const struct chunk *c)
     size_t left = slice_bytes(op, c, me);
     size_t offset = slice_begin(op, c, me);
     size_t done = 0;
-    struct adder a = {.put = put, .sources = put->g->sources, .sums = c->sums,
-                      .room = c->sum_room};
+    struct adder a = {.put = put, .sources = put->g->sources, .sums = c->sums, .room = c->sum_room};
 
     while (left > 0) {
         const struct pldi_spot from = pldi_locate(op, PLDI_SENT, block_of(c, me), offset);

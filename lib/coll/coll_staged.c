@@ -16,231 +16,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/base_clock.h"
 #include "base/base_err.h"
 #include "base/base_mem.h"
 #include "coll/coll_call.h"
-#include "coll/coll_device.h"
-#include "coll/coll_mem.h"
 #include "coll/coll_shape.h"
-
-enum { STAGES = 3, PATIENCE = 10 /* seconds */ };
-
-/* A pinned buffer. */
-struct pldi_pin {
-    struct pldi_pin *next;
-    unsigned char *memory;
-    size_t bytes;
-};
-
-/* One chunk's buffers. */
-struct stage {
-    struct pldi_pin *pins[2]; /* by side; of one side alone the other's */
-    pld_event read, written;
-};
-
-struct pldi_staged {
-    struct pldi_staged *next; /* in the runtime's list of idle ones, or the group's of messages */
-    struct pldi_gpu *gpu;
-    struct stage stages[STAGES];
-    pld_event start;
-    int waits;              /* for `start` */
-    pld_request part;       /* the operation on host memory */
-    int busy;               /* it is under way */
-    int listed;             /* among the group's messages */
-    int agreed;             /* chunks are known; else the part finds out the most of any rank */
-    uint64_t most;          /* chunks, of alltoall_v */
-    size_t chunks, element; /* bytes of an element */
-    size_t chunk;           /* bytes of each block in a chunk */
-    size_t read, summed, written;
-    size_t *starts[2];    /* [size + 1], of the part */
-    uint64_t *counts;     /* [2 * size], of the part */
-    size_t *memory;       /* of all these */
-};
-
-/* ---- What is pooled ---- */
-
-static void unpin(struct pldi_gpu *gpu, struct pldi_pin *pin)
-{
-    gpu->device->ops->unpin(gpu->device, pin->memory);
-    pldi_mem_free(gpu->world, pin->memory);
-    pldi_free(pin);
-}
-
-static struct pldi_pin *make_pin(struct pldi_gpu *gpu, size_t bytes)
-{
-    struct pldi_pin *pin = pldi_alloc(1, sizeof(*pin), "a pinned buffer");
-
-    if (pin == NULL)
-        return NULL;
-    pin->bytes = bytes;
-    pin->memory = pldi_mem_alloc(gpu->world, 1, bytes, "a pinned buffer");
-    if (pin->memory != NULL && gpu->device->ops->pin(gpu->device, pin->memory, bytes) == PLD_OK)
-        return pin;
-    pldi_mem_free(gpu->world, pin->memory);
-    pldi_free(pin);
-    return NULL;
-}
-
-/* Of at least so many bytes; they are all of one size but where ranks are very many. */
-static struct pldi_pin *take_pin(struct pldi_gpu *gpu, size_t bytes)
-{
-    struct pldi_pin **list = &gpu->pins;
-    struct pldi_pin *pin;
-
-    (void)pthread_mutex_lock(&gpu->lock);
-    while (*list != NULL && (*list)->bytes < bytes)
-        list = &(*list)->next;
-    pin = *list;
-    if (pin != NULL)
-        *list = pin->next;
-    else
-        pin = make_pin(gpu, bytes > gpu->chunk ? bytes : gpu->chunk);
-    (void)pthread_mutex_unlock(&gpu->lock);
-    return pin;
-}
-
-static void destroy(struct pldi_staged *s)
-{
-    const struct pldi_device_ops *ops = s->gpu->device->ops;
-
-    for (int i = 0; i < STAGES; i++) {
-        ops->event_destroy(s->gpu->device, &s->stages[i].read);
-        ops->event_destroy(s->gpu->device, &s->stages[i].written);
-    }
-    ops->event_destroy(s->gpu->device, &s->start);
-    pldi_free(s);
-}
-
-static int make_streams(struct pldi_gpu *gpu)
-{
-    const struct pldi_device_ops *ops = gpu->device->ops;
-    int rc = PLD_OK;
-
-    if (gpu->in == NULL)
-        rc = ops->stream_create(gpu->device, 1, &gpu->in);
-    if (rc == PLD_OK && gpu->out == NULL)
-        rc = ops->stream_create(gpu->device, 1, &gpu->out);
-    return rc;
-}
-
-static int make(struct pldi_gpu *gpu, struct pldi_staged **out)
-{
-    const struct pldi_device_ops *ops = gpu->device->ops;
-    struct pldi_staged *s = pldi_alloc(1, sizeof(*s), "an operation through pinned memory");
-    int rc = s == NULL ? PLD_ERR_NOMEM : make_streams(gpu);
-
-    if (s == NULL)
-        return rc;
-    s->gpu = gpu;
-    for (int i = 0; i < STAGES && rc == PLD_OK; i++) {
-        rc = ops->event_create(gpu->device, 0, &s->stages[i].read);
-        if (rc == PLD_OK)
-            rc = ops->event_create(gpu->device, 0, &s->stages[i].written);
-    }
-    if (rc == PLD_OK)
-        rc = ops->event_create(gpu->device, 0, &s->start);
-    if (rc < 0)
-        destroy(s);
-    else
-        *out = s;
-    return rc;
-}
-
-static int take(struct pldi_gpu *gpu, struct pldi_staged **out)
-{
-    struct pldi_staged *s;
-
-    (void)pthread_mutex_lock(&gpu->lock);
-    s = gpu->idle;
-    if (s != NULL)
-        gpu->idle = s->next;
-    (void)pthread_mutex_unlock(&gpu->lock);
-    if (s == NULL)
-        return make(gpu, out);
-    *out = s;
-    return PLD_OK;
-}
-
-void pldi_staged_close(struct pldi_gpu *gpu)
-{
-    while (gpu->idle != NULL) {
-        struct pldi_staged *s = gpu->idle;
-
-        gpu->idle = s->next;
-        destroy(s);
-    }
-    while (gpu->pins != NULL) {
-        struct pldi_pin *pin = gpu->pins;
-
-        gpu->pins = pin->next;
-        unpin(gpu, pin);
-    }
-    gpu->device->ops->stream_destroy(gpu->device, &gpu->in);
-    gpu->device->ops->stream_destroy(gpu->device, &gpu->out);
-}
-
-/* A copy that is still under way goes to or from memory that others will use.  1: none is. */
-static int copies_are_over(const struct pldi_staged *s, const pld_group *group)
-{
-    const double end = pldi_now() + PATIENCE;
-    pld_device *device = s->gpu->device;
-    int tries = 0;
-
-    for (int i = 0; i < STAGES && s->read > s->written; i++) {
-        int read = 0;
-        int written = 0;
-
-        while (s->stages[i].pins[0] != NULL && !(read && written)) {
-            /* Nothing moves any more on a device that is lost. */
-            if (device->ops->event_test(device, s->stages[i].read, &read) < 0 ||
-                device->ops->event_test(device, s->stages[i].written, &written) < 0)
-                return 1;
-            if (pldi_now() > end)
-                return 0;
-            pldi_engine_idle(group->engine, &tries);
-        }
-    }
-    return 1;
-}
-
-/* With the lock held. */
-static void give_back(struct pldi_gpu *gpu, struct stage *stage)
-{
-    if (stage->pins[1] == stage->pins[0])
-        stage->pins[1] = NULL;
-    for (int side = 0; side < 2; side++) {
-        struct pldi_pin *pin = stage->pins[side];
-
-        stage->pins[side] = NULL;
-        if (pin == NULL)
-            continue;
-        pin->next = gpu->pins;
-        gpu->pins = pin;
-    }
-}
-
-void pldi_staged_release(pld_request *op)
-{
-    struct pldi_staged *s = op->staged;
-    struct pldi_gpu *gpu;
-
-    if (s == NULL)
-        return;
-    gpu = s->gpu;
-    op->staged = NULL;
-    /* What a stream that never ends may still write to is lost with it. */
-    if (!copies_are_over(s, op->group))
-        return;
-    (void)pthread_mutex_lock(&gpu->lock);
-    for (int i = 0; i < STAGES; i++)
-        give_back(gpu, &s->stages[i]);
-    pldi_free(s->memory);
-    s->memory = NULL;
-    s->next = gpu->idle;
-    gpu->idle = s;
-    (void)pthread_mutex_unlock(&gpu->lock);
-}
+#include "coll/coll_staged.h"
 
 /* ---- Geometry ---- */
 
@@ -322,16 +102,16 @@ static int copy_part(const pld_request *op, int side, size_t i, pld_stream strea
 {
     const struct pldi_staged *s = op->staged;
     pld_device *device = s->gpu->device;
-    unsigned char *at = s->stages[i % STAGES].pins[side]->memory;
+    unsigned char *at = s->stages[i % PLDI_STAGES].pins[side]->memory;
 
     for (int b = 0; b < blocks_of(op, side); b++) {
         size_t left = part_bytes(op, side, b, i);
         size_t offset = i * s->chunk;
 
         while (left > 0) {
-            const struct pldi_spot spot =
-                is_message(op) ? (struct pldi_spot){0, offset, SIZE_MAX}
-                               : pldi_locate(op, (enum pldi_side)side, b, offset);
+            const struct pldi_spot spot = is_message(op)
+                                              ? (struct pldi_spot){0, offset, SIZE_MAX}
+                                              : pldi_locate(op, (enum pldi_side)side, b, offset);
             const size_t run = spot.run < left ? spot.run : left;
             unsigned char *place = pldi_base(op, (enum pldi_side)side, spot.item) + spot.offset;
 
@@ -349,7 +129,7 @@ static int start_read(const pld_request *op)
 {
     struct pldi_staged *s = op->staged;
     pld_device *device = s->gpu->device;
-    const struct stage *stage = &s->stages[s->read % STAGES];
+    const struct pldi_stage *stage = &s->stages[s->read % PLDI_STAGES];
 
     if (s->waits)
         PLDI_TRY(device->ops->stream_after(device, s->gpu->in, s->start));
@@ -367,7 +147,7 @@ static int start_write(const pld_request *op)
 {
     struct pldi_staged *s = op->staged;
     pld_device *device = s->gpu->device;
-    const struct stage *stage = &s->stages[s->summed % STAGES];
+    const struct pldi_stage *stage = &s->stages[s->summed % PLDI_STAGES];
 
     if (has_side(op, PLDI_RECEIVED))
         PLDI_TRY(copy_part(op, PLDI_RECEIVED, s->summed, s->gpu->out));
@@ -385,7 +165,7 @@ static int has_come(const struct pldi_staged *s, pld_event event, int *done)
 
 static unsigned char *buffer(const pld_request *op, int side, size_t i)
 {
-    const struct pldi_pin *pin = op->staged->stages[i % STAGES].pins[side];
+    const struct pldi_pin *pin = op->staged->stages[i % PLDI_STAGES].pins[side];
 
     if (pin == NULL || (!has_side(op, side) && op->kind != PLDI_BROADCAST))
         return NULL;
@@ -550,7 +330,8 @@ static int step_front(pld_request *op, int *moved)
     struct pldi_staged *s = op->staged;
     int done = 0;
 
-    while (op->code >= 0 && s->agreed && s->read < s->chunks && s->read < s->written + STAGES) {
+    while (op->code >= 0 && s->agreed && s->read < s->chunks &&
+           s->read < s->written + PLDI_STAGES) {
         const int rc = start_read(op);
 
         if (rc < 0)
@@ -564,7 +345,7 @@ static int step_front(pld_request *op, int *moved)
     } else if (op->code < 0) {
         begin_part(op);
     } else if (s->summed < s->read) {
-        const int rc = has_come(s, s->stages[s->summed % STAGES].read, &done);
+        const int rc = has_come(s, s->stages[s->summed % PLDI_STAGES].read, &done);
 
         if (rc < 0)
             return lost(op, rc);
@@ -595,7 +376,7 @@ int pldi_staged_step(pld_request *op, int *moved)
     if (rc == 1)
         rc = start_write(op);
     if (rc == PLD_OK && s->written < s->summed)
-        rc = has_come(s, s->stages[s->written % STAGES].written, &done);
+        rc = has_come(s, s->stages[s->written % PLDI_STAGES].written, &done);
     if (rc < 0)
         return lost(op, rc);
     s->written += (size_t)done;
@@ -626,11 +407,11 @@ static int get_buffers(pld_request *op)
                               op->kind == PLDI_BROADCAST
                           ? 1
                           : 2;
-    size_t stages = s->chunks < STAGES && s->agreed ? s->chunks : STAGES;
+    size_t stages = s->chunks < PLDI_STAGES && s->agreed ? s->chunks : PLDI_STAGES;
 
     for (size_t i = 0; i < stages; i++) {
         for (int side = 0; side < sides; side++) {
-            s->stages[i].pins[side] = take_pin(s->gpu, bytes);
+            s->stages[i].pins[side] = pldi_pin_take(s->gpu, bytes);
             if (s->stages[i].pins[side] == NULL)
                 return PLD_ERR_NOMEM;
         }
@@ -688,7 +469,7 @@ static int prepare(pld_request *op, pld_stream stream)
 
 int pldi_staged_prepare(pld_request *filled, const pld_coll_opts *opts)
 {
-    int rc = take(filled->group->gpu, &filled->staged);
+    int rc = pldi_staged_take(filled->group->gpu, &filled->staged);
 
     if (filled->staged != NULL)
         rc = prepare(filled, opts->stream);

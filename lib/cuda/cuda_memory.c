@@ -47,8 +47,7 @@ int pldi_cuda_alloc(pld_device *device, size_t bytes, pld_mem_kind kind, void **
     const struct pldi_cuda *d = pldi_cuda_of(device);
     const struct pldi_cuda_visit visit = pldi_cuda_enter(d);
     const size_t some = bytes > 0 ? bytes : 1; /* CUDA refuses none */
-    const int rc =
-        kind == PLD_MEM_DEVICE ? alloc_device(d, some, out) : alloc_pinned(d, some, out);
+    const int rc = kind == PLD_MEM_DEVICE ? alloc_device(d, some, out) : alloc_pinned(d, some, out);
 
     pldi_cuda_leave(&visit);
     return rc;
@@ -59,8 +58,7 @@ static int type_of(const struct pldi_cuda *d, const void *memory)
 {
     int type = 0;
 
-    if (d->cu.pointer_attribute(&type, PLDI_CU_PTR_MEMORY_TYPE, address(memory)) !=
-        PLDI_CU_SUCCESS)
+    if (d->cu.pointer_attribute(&type, PLDI_CU_PTR_MEMORY_TYPE, address(memory)) != PLDI_CU_SUCCESS)
         return 0;
     return type;
 }
@@ -146,8 +144,8 @@ int pldi_cuda_fill(pld_device *device, void *dst, int byte, size_t bytes, pld_st
 {
     const struct pldi_cuda *d = pldi_cuda_of(device);
     const struct pldi_cuda_visit visit = pldi_cuda_enter(d);
-    const int code = bytes == 0 ? PLDI_CU_SUCCESS
-                                : d->cu.fill(address(dst), (unsigned char)byte, bytes, stream);
+    const int code =
+        bytes == 0 ? PLDI_CU_SUCCESS : d->cu.fill(address(dst), (unsigned char)byte, bytes, stream);
 
     pldi_cuda_leave(&visit);
     PLDI_CUDA_TRY(d, code, "filling %zu bytes", bytes);

@@ -71,8 +71,8 @@ int pldi_cuda_kernel_launch(pld_module *module, pld_kernel kernel, const pld_lau
     int code = PLDI_CU_SUCCESS;
 
     if (launch->shared_bytes > SHARED_UNASKED)
-        code = d->cu.function_set(kernel, PLDI_CU_FUNC_MAX_DYNAMIC_SHARED,
-                                  (int)launch->shared_bytes);
+        code =
+            d->cu.function_set(kernel, PLDI_CU_FUNC_MAX_DYNAMIC_SHARED, (int)launch->shared_bytes);
     if (code == PLDI_CU_SUCCESS)
         code = d->cu.launch(kernel, at_least_one(launch->grid[0]), at_least_one(launch->grid[1]),
                             at_least_one(launch->grid[2]), at_least_one(launch->block[0]),
@@ -89,8 +89,7 @@ int pldi_cuda_launch(pld_device *device, enum pldi_cuda_kernel kernel, unsigned 
                      unsigned block, unsigned shared_bytes, pld_stream stream, void **arguments)
 {
     struct pldi_cuda *d = pldi_cuda_of(device);
-    const pld_launch launch = {
-        .grid = {grid}, .block = {block}, .shared_bytes = shared_bytes};
+    const pld_launch launch = {.grid = {grid}, .block = {block}, .shared_bytes = shared_bytes};
 
     return pldi_cuda_kernel_launch(d->module, d->kernels[kernel], &launch, stream, arguments);
 }

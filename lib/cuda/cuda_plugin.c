@@ -159,8 +159,8 @@ static int choose(const struct pldi_cuda *d, const struct pldi_device_wish *wish
     }
     if (wish->pci != NULL)
         return by_pci(d, gpus, n, wish->pci, ordinal);
-    *ordinal = pldi_cuda_choose(gpus, n, wish->cpus, wish->cpus_bytes, wish->local_size,
-                                wish->local_rank);
+    *ordinal =
+        pldi_cuda_choose(gpus, n, wish->cpus, wish->cpus_bytes, wish->local_size, wish->local_rank);
     return PLD_OK;
 }
 

@@ -49,8 +49,8 @@ static int fail(const struct pldi_cuda *d, int code, const char *what)
 
     return d->host->fail(code_of(code), "NCCL %d.%d.%d on GPU %s: %s: %s%s%s",
                          d->nccl.found_version / 10000, d->nccl.found_version % 10000 / 100,
-                         d->nccl.found_version % 100, d->info.pci, what,
-                         d->nccl.error_string(code), some ? ": " : "", some ? detail : "");
+                         d->nccl.found_version % 100, d->info.pci, what, d->nccl.error_string(code),
+                         some ? ": " : "", some ? detail : "");
 }
 
 /* In progress is not a failure: poll() tells the end. */
@@ -162,8 +162,7 @@ static int register_memory(struct pldi_comm *comm, void *memory, size_t bytes)
     if (comm->n_registered == MAX_REGISTERED)
         return PLD_OK; /* only a matter of speed */
     visit = pldi_cuda_enter(d);
-    rc = begun(d, d->nccl.register_buffer(comm->raw, memory, bytes, &handle),
-               "registering memory");
+    rc = begun(d, d->nccl.register_buffer(comm->raw, memory, bytes, &handle), "registering memory");
     pldi_cuda_leave(&visit);
     if (rc == PLD_OK && handle != NULL)
         comm->registered[comm->n_registered++] = handle;

@@ -48,8 +48,8 @@ static int compare(const pld_trace_record *mine, const pld_trace_record *theirs,
     return -1;
 }
 
-static void describe(const pld_trace_record *mine, int me, const pld_trace_record *theirs, int other,
-                     char *text, size_t bytes)
+static void describe(const pld_trace_record *mine, int me, const pld_trace_record *theirs,
+                     int other, char *text, size_t bytes)
 {
     char left[256], right[256];
 

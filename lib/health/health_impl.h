@@ -54,8 +54,8 @@ struct pldi_health {
     int64_t lost_claim_at;
     uint64_t heard; /* entries of `ended` in the ring's head */
 
-    pthread_mutex_t hook; /* recursive */
-    int gave_up;          /* under it */
+    pthread_mutex_t hook;     /* recursive */
+    int gave_up;              /* under it */
     pthread_mutex_t watching; /* of `watch`, while its tick is called; recursive */
     struct {
         void (*tick)(void *context);

@@ -119,8 +119,8 @@ static int lost(const struct pldi_health_group *g, int rank, const char *how,
 
 int pldi_health_is_over(const struct pldi_health_group *group)
 {
-    return group != NULL && atomic_load_explicit(&group->health->ring->u.head.alarm,
-                                                 memory_order_acquire) != 0;
+    return group != NULL &&
+           atomic_load_explicit(&group->health->ring->u.head.alarm, memory_order_acquire) != 0;
 }
 
 int pldi_health_check(const struct pldi_health_group *g, uint64_t ticket, uint64_t sequence,

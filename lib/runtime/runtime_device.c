@@ -63,8 +63,8 @@ static unsigned char *node_cpus(const struct pldi_place *places, int size, int r
 static int open_mine(pld_group *world, const char *pci, const struct pldi_place *places,
                      const struct pldi_node *node, pld_device **out)
 {
-    unsigned char *cpus = node_cpus(places, pld_group_size(world), pld_group_rank(world),
-                                    node->local_size);
+    unsigned char *cpus =
+        node_cpus(places, pld_group_size(world), pld_group_rank(world), node->local_size);
     const struct pldi_device_wish wish = {.local_rank = node->local_rank,
                                           .local_size = node->local_size,
                                           .pci = pci,

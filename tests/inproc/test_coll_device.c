@@ -32,9 +32,9 @@ enum kind {
 };
 
 static const char *const names[KINDS] = {
-    "allreduce",   "reduce",           "reduce_scatter",       "reduce_scatter_v", "allgather",
-    "allgather_v", "broadcast",        "alltoall",             "alltoall_v",       "gather",
-    "gather_v",    "scatter",          "scatter_v",            "allreduce_list",   "reduce_scatter_list",
+    "allreduce",      "reduce",        "reduce_scatter", "reduce_scatter_v", "allgather",
+    "allgather_v",    "broadcast",     "alltoall",       "alltoall_v",       "gather",
+    "gather_v",       "scatter",       "scatter_v",      "allreduce_list",   "reduce_scatter_list",
     "allgather_list", "broadcast_list"};
 
 /* How the end is waited for. */
@@ -195,8 +195,7 @@ static int call(pld_group *g, const struct trial *t, char *const base[2], const 
 }
 
 /* Whole numbers from 0 to 4, or, where order and rounding are the host's, anything finite. */
-static void fill(const struct trial *t, const struct setting *setting, int rank, char *to,
-                 size_t n)
+static void fill(const struct trial *t, const struct setting *setting, int rank, char *to, size_t n)
 {
     const int half = t->dtype == PLD_F16 || t->dtype == PLD_BF16;
     const int whole = t->dtype == PLD_I64 || t->dtype == PLD_I32 || t->dtype == PLD_U32 ||
@@ -290,8 +289,7 @@ static int run_trial(pld_runtime *rt, pld_group *g, const struct trial *t,
         CHECK(rt, pld_device_copy(device, b->got[i], b->device[i], bytes, b->stream) == 0);
     CHECK(rt, pld_stream_wait(device, b->stream) == 0);
     for (int i = 0; i < 2; i++) {
-        const int equal =
-            is_equal(t, b->got[i], b->want[i], bytes, is_rounded(t, setting, size));
+        const int equal = is_equal(t, b->got[i], b->want[i], bytes, is_rounded(t, setting, size));
 
         if (!equal)
             printf("# %s %s[%zu] %s op %d mode %d in_place %d root %d of %d ranks: buffer %d "
@@ -446,6 +444,51 @@ static int body_messages(pld_runtime *rt, void *context)
     return rc;
 }
 
+/* ---- Streams ---- */
+
+enum { STREAMS = 3, ROUNDS = 12, HALVES = 4096 };
+
+/* Sums of one group in several streams at once share its scratch, and must not meet there. */
+static int body_streams(pld_runtime *rt, void *context)
+{
+    pld_group *g = pld_runtime_world(rt);
+    pld_device *device = pld_runtime_device(rt);
+    const struct trial t = {.dtype = PLD_BF16, .op = PLD_SUM, .count = HALVES};
+    const struct setting setting = {.path = "nccl"};
+    struct buffers b[STREAMS] = {{0}};
+    pld_request *request = NULL;
+
+    (void)context;
+    for (int i = 0; i < STREAMS; i++) {
+        CHECK(rt, open_buffers(rt, &b[i]) == 0);
+        fill(&t, &setting, pld_group_rank(g) + 10 * i, b[i].init[0], HALVES);
+        CHECK(rt, pld_reduce_scatter(g, b[i].init[0], b[i].want[0], HALVES / 4, PLD_BF16, PLD_SUM,
+                                     NULL) == 0);
+    }
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int i = 0; i < STREAMS; i++) {
+            const pld_coll_opts o = {PLD_OPTS(pld_coll_opts), .stream = b[i].stream,
+                                     .request = i == STREAMS - 1 ? &request : NULL};
+
+            CHECK(rt, pld_device_copy(device, b[i].device[0], b[i].init[0], HALVES * 2,
+                                      b[i].stream) == 0);
+            CHECK(rt, pld_reduce_scatter(g, b[i].device[0], b[i].device[1], HALVES / 4, PLD_BF16,
+                                         PLD_SUM, &o) == 0);
+        }
+        CHECK(rt, pld_request_after(&request, b[STREAMS - 1].stream) == 0);
+        for (int i = 0; i < STREAMS; i++)
+            CHECK(rt, pld_device_copy(device, b[i].got[0], b[i].device[1], HALVES / 2,
+                                      b[i].stream) == 0);
+        for (int i = 0; i < STREAMS; i++) {
+            CHECK(rt, pld_stream_wait(device, b[i].stream) == 0);
+            CHECK(rt, memcmp(b[i].got[0], b[i].want[0], HALVES / 2) == 0);
+        }
+    }
+    for (int i = 0; i < STREAMS; i++)
+        close_buffers(rt, &b[i]);
+    return 0;
+}
+
 /* ---- Arguments ---- */
 
 static int body_arguments(pld_runtime *rt, void *context)
@@ -493,6 +536,8 @@ int main(void)
         ok(device_run(ranks, "staged", 60, body_messages, NULL) == 0,
            "pinned memory: messages, %d ranks", ranks);
     }
+    ok(device_run(3, "nccl", 60, body_streams, NULL) == 0,
+       "sums of a group in several streams do not disturb each other");
     ok(device_run(2, "nccl", 60, body_arguments, NULL) == 0,
        "buffers of two kinds are refused; explain and tuning say which sums");
     ok(device_live_comms() == 0 && device_live("streams") == 0 && device_live("events") == 0 &&

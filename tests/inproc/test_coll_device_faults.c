@@ -112,8 +112,8 @@ static int body_ops(pld_runtime *rt, void *context)
         job->text[rank][0] = '\0';
     if (rank == 0) {
         job->sums_right = right;
-        job->fails_after = rc < 0 && pld_barrier(g, NULL) < 0 &&
-                           reduce(g, &p, job->request, &right) == rc;
+        job->fails_after =
+            rc < 0 && pld_barrier(g, NULL) < 0 && reduce(g, &p, job->request, &right) == rc;
         (void)snprintf(job->note, sizeof(job->note), "%s", pld_runtime_device_note(rt));
         (void)snprintf(job->report, sizeof(job->report), "%s", pld_runtime_report(rt));
     }
@@ -169,8 +169,8 @@ static void test_errors(void)
         struct job job = {.nccl = "async:2@1", .request = request, .ops = 100};
         int nccl = 0;
 
-        ok(run(&job, 3, "nccl", 20) == 0 &&
-               all_are(&job, 3, PLD_ERR_PEER, PLD_ERR_TRANSPORT) && job.fails_after,
+        ok(run(&job, 3, "nccl", 20) == 0 && all_are(&job, 3, PLD_ERR_PEER, PLD_ERR_TRANSPORT) &&
+               job.fails_after,
            "an error of NCCL on one rank ends the group on all (%s)",
            request ? "request" : "stream");
         for (int r = 0; r < 3; r++)
@@ -232,8 +232,7 @@ static void choose(const char *path, const char *version, const char *shared, co
     rc = run(&job, 2, path, 20);
     ok(rc == 0 && all_are(&job, 2, 0, 0) && job.sums_right && has(job.note, note) &&
            (note[0] != '\0' || job.note[0] == '\0'),
-       "NCCL %s, a shared GPU by \"%s\": %s", version, shared,
-       note[0] != '\0' ? job.note : "NCCL");
+       "NCCL %s, a shared GPU by \"%s\": %s", version, shared, note[0] != '\0' ? job.note : "NCCL");
 }
 
 static void test_choice(void)
@@ -332,9 +331,9 @@ static void hunt(const char *path, const char *what, int least)
 /* ---- Counts ---- */
 
 static const char *const costly[] = {
-    "cuMemAlloc_v2",    "cuMemHostAlloc",      "cuMemHostRegister_v2", "cuMemFree_v2",
-    "cuMemFreeHost",    "cuStreamSynchronize", "cuEventSynchronize",   "cuCtxSynchronize",
-    "cuEventCreate",    "cuEventDestroy_v2",   "cuStreamCreateWithPriority"};
+    "cuMemAlloc_v2", "cuMemHostAlloc",      "cuMemHostRegister_v2",      "cuMemFree_v2",
+    "cuMemFreeHost", "cuStreamSynchronize", "cuEventSynchronize",        "cuCtxSynchronize",
+    "cuEventCreate", "cuEventDestroy_v2",   "cuStreamCreateWithPriority"};
 enum { COSTLY = sizeof(costly) / sizeof(costly[0]), STEADY = 10 };
 
 static int steady(pld_runtime *rt, struct place *p, int request, pld_dtype dtype)
@@ -346,8 +345,7 @@ static int steady(pld_runtime *rt, struct place *p, int request, pld_dtype dtype
 
     for (int i = 0; i < STEADY; i++) {
         CHECK(rt, pld_allreduce(g, p->data, p->data, COUNT / 2, dtype, PLD_SUM, &opts) == 0);
-        CHECK(rt, request == 2 ? pld_request_wait(&r) == 0
-                               : pld_request_after(&r, p->stream) == 0);
+        CHECK(rt, request == 2 ? pld_request_wait(&r) == 0 : pld_request_after(&r, p->stream) == 0);
     }
     /* As a step ends with the wait for its loss. */
     CHECK(rt, pld_allreduce(g, p->data, p->data, 1, dtype, PLD_SUM,
@@ -435,8 +433,8 @@ static void test_agreement(void)
     (void)setenv("POLDER_CHECK", "sync", 1);
     a = (struct apart){.rounds = 10};
     rc = device_run(2, "nccl", 20, body_apart, &a);
-    ok(rc == 0 && a.failed_at[0] == 5 &&
-           a.failed_at[1] == 5 && has(a.text[1], "are in different operations"),
+    ok(rc == 0 && a.failed_at[0] == 5 && a.failed_at[1] == 5 &&
+           has(a.text[1], "are in different operations"),
        "with POLDER_CHECK=sync before data move: %s", a.text[1]);
     (void)unsetenv("POLDER_CHECK");
 }
