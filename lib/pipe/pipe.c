@@ -141,7 +141,8 @@ static int open_lanes(pld_pipe *p, pld_mesh *mesh)
     int verdict = PLD_OK;
 
     for (int l = 0; l < PLDI_LANES_OF_PIPE && device != NULL; l++) {
-        const int rc = pldi_pipe_lane_open(&p->lanes[l], device, p->opts.stream, p->group);
+        const struct pldi_pipe_lane *other = l > 0 ? &p->lanes[l - 1] : NULL;
+        const int rc = pldi_pipe_lane_open(&p->lanes[l], other, device, p->opts.stream, p->group);
 
         verdict = verdict < 0 ? verdict : rc;
     }

@@ -63,6 +63,8 @@ struct pldi_pipe_lane {
     pld_group *group;
     pld_stream stream;
     pld_stream compute; /* the callbacks' */
+    int strict;         /* NCCL does not order communicators: streams must */
+    int shares;         /* so the stream is the other lane's */
 };
 
 struct pld_pipe {
@@ -111,9 +113,12 @@ struct pldi_pipe_mover {
 extern const struct pldi_pipe_mover pldi_pipe_host_mover;
 extern const struct pldi_pipe_mover pldi_pipe_lane_mover;
 
-/** Collective over `axis`: the verdict is this rank's own. */
-int pldi_pipe_lane_open(struct pldi_pipe_lane *lane, pld_device *device, pld_stream compute,
-                        pld_group *axis);
+/**
+ * Collective over `axis`: the verdict is this rank's own.
+ * @param other  the other lane, if it is open
+ */
+int pldi_pipe_lane_open(struct pldi_pipe_lane *lane, const struct pldi_pipe_lane *other,
+                        pld_device *device, pld_stream compute, pld_group *axis);
 /** Exchange something once with the neighbours: receive, then send.  Collective, as open. */
 int pldi_pipe_lane_meet(struct pldi_pipe_edge *in, struct pldi_pipe_edge *out);
 /** Wait for all that the lane and the callbacks have under way. */

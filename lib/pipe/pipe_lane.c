@@ -26,15 +26,40 @@
 #include "device/device.h"
 #include "schedule/schedule.h"
 
-int pldi_pipe_lane_open(struct pldi_pipe_lane *lane, pld_device *device, pld_stream compute,
-                        pld_group *axis)
+enum { ORDERED_NCCL = 22600 };
+
+/*
+ * Before NCCL 2.26 nothing but a stream orders operations of different communicators, and they
+ * could wait for each other crosswise: then both lanes are one stream, which has the order of
+ * the list, and what the caller does before and after a step is so to its messages, too.
+ */
+static int needs_order(const pld_device *device)
+{
+    pld_device_info info;
+
+    pld_device_get_info(device, &info);
+    return info.nccl > 0 && info.nccl < ORDERED_NCCL;
+}
+
+static int open_stream(struct pldi_pipe_lane *lane, const struct pldi_pipe_lane *other)
+{
+    lane->strict = needs_order(lane->device);
+    lane->shares = lane->strict && other != NULL;
+    if (!lane->shares)
+        return lane->device->ops->stream_create(lane->device, 1, &lane->stream);
+    lane->stream = other->stream;
+    return PLD_OK;
+}
+
+int pldi_pipe_lane_open(struct pldi_pipe_lane *lane, const struct pldi_pipe_lane *other,
+                        pld_device *device, pld_stream compute, pld_group *axis)
 {
     int rc;
 
     lane->device = device;
     lane->compute = compute;
     PLDI_TRY(pld_group_split(axis, 0, pld_group_rank(axis), &lane->group));
-    rc = pld_agree(axis, device->ops->stream_create(device, 1, &lane->stream));
+    rc = pld_agree(axis, open_stream(lane, other));
     return rc < 0 ? rc : pld_group_connect(lane->group);
 }
 
@@ -53,7 +78,8 @@ void pldi_pipe_lane_close(struct pldi_pipe_lane *lane)
     if (lane->device == NULL)
         return;
     pld_group_destroy(&lane->group);
-    lane->device->ops->stream_destroy(lane->device, &lane->stream);
+    if (!lane->shares)
+        lane->device->ops->stream_destroy(lane->device, &lane->stream);
 }
 
 int pldi_pipe_lane_edge_open(struct pldi_pipe_edge *edge)
@@ -128,8 +154,14 @@ int pldi_pipe_lane_meet(struct pldi_pipe_edge *in, struct pldi_pipe_edge *out)
 
 static int start(struct pldi_pipe_edge *edge)
 {
+    pld_event event; /* one that is recorded in the callbacks' stream, and may be so again */
+
     pldi_pipe_edge_reset(edge);
-    return PLD_OK;
+    if (edge->count == 0 || !edge->lane->strict)
+        return PLD_OK;
+    event = pldi_action_info(edge->kind)->is_send ? edge->filled[0] : edge->emptied[0];
+    PLDI_TRY(record(edge, event, edge->lane->compute));
+    return after(edge, edge->lane->stream, event);
 }
 
 /* The list has as many slots as it ever holds, and one more. */
@@ -186,6 +218,18 @@ static int send(struct pldi_pipe_edge *edge, int microbatch, int is_void)
     return PLD_OK;
 }
 
+static int finish(struct pldi_pipe_edge *edge)
+{
+    /* One that is recorded in the lane, and may be so again. */
+    pld_event event;
+
+    if (edge->count == 0 || !edge->lane->strict)
+        return PLD_OK;
+    event = pldi_action_info(edge->kind)->is_send ? edge->emptied[0] : edge->filled[0];
+    PLDI_TRY(record(edge, event, edge->lane->stream));
+    return after(edge, edge->lane->compute, event);
+}
+
 static int nothing(struct pldi_pipe_edge *edge)
 {
     (void)edge;
@@ -200,4 +244,4 @@ const struct pldi_pipe_mover pldi_pipe_lane_mover = {.start = start,
                                                      .fill = fill,
                                                      .send = send,
                                                      .reap = nothing,
-                                                     .finish = nothing};
+                                                     .finish = finish};

@@ -79,8 +79,8 @@ static void test_failing(void)
 
     if (t == NULL)
         abort();
-    *t = (struct train){.mesh = "pp=3", .ranks = 3, .microbatches = 5, .on_device = 1,
-                        .own_stream = 1, .fails = 3};
+    *t = (struct train){
+        .mesh = "pp=3", .ranks = 3, .microbatches = 5, .on_device = 1, .own_stream = 1, .fails = 3};
     ok(inproc_run_with(3, failing, t, &opts) == 0, "a callback fails: one sentence on all stages");
     free(t);
 }
