@@ -48,7 +48,8 @@ typedef struct {
     int64_t buckets;       /**< buckets of one step */
     int64_t steps;         /**< completed reductions, by pld_dp_wait() or pld_optim_step() */
     int64_t bytes_reduced; /**< bytes handed to all-reduce, all steps; none if nothing is to do */
-    /** Seconds spent waiting for reductions: communication not hidden.  On a GPU the host's alone. */
+    /** Seconds spent waiting for reductions: communication not hidden.  On a GPU the host's alone.
+     */
     double wait_s;
 } pld_dp_stats;
 
@@ -78,8 +79,8 @@ PLD_API int pld_dp_ready(pld_dp *dp, int id, pld_stream stream);
  * All gradients are complete: wait until they are reduced; also sums shared
  * tensors over the pipeline stages that hold them.  Tensors not reported ready
  * count as ready now, on a GPU in the stream of pld_params_set_stream(), which is made to wait for
- * all reductions, while the host does not (ranks agree that all of them could begin).  After an error the gradients are undefined, and the next
- * step starts anew.  Collective over the mesh.
+ * all reductions, while the host does not (ranks agree that all of them could begin).  After an
+ * error the gradients are undefined, and the next step starts anew.  Collective over the mesh.
  *
  * Not needed before pld_optim_step(), which does it; called all the same (to look
  * at the gradients), it is not done twice.

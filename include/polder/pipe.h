@@ -53,12 +53,13 @@ typedef struct {
  *
  * Buffers are aligned to 64 bytes and come from memory that the ranks of a node share
  * (polder/mem.h), on a GPU from device memory: `in` is there for work in the stream of the
- * options, `out` is to be filled by work in it, put there before the callback returns.  Callbacks run on the thread that called pld_pipe_step().
+ * options, `out` is to be filled by work in it, put there before the callback returns.  Callbacks
+ * run on the thread that called pld_pipe_step().
  *
  * @return 0, or a negative PLD_ERR_* code, which ends the step on all ranks of the pp axis: no
  *         callback is called with data that are missing (on a GPU: none of this rank, while
- *         those of other ranks go on with data that mean nothing).  If callbacks talk to ranks of other
- *         axes, these must fail together (pld_agree()), or some wait for ranks that have stopped.
+ *         those of other ranks go on with data that mean nothing).  If callbacks talk to ranks of
+ * other axes, these must fail together (pld_agree()), or some wait for ranks that have stopped.
  */
 typedef int pld_pipe_forward(void *context, int stage, int microbatch, const void *in, void *out);
 

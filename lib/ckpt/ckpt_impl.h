@@ -36,7 +36,7 @@ struct pld_ckpt {
     pld_params *params; /* NULL: none added */
     struct ckpt_item *items;
     int item_count, item_capacity;
-    int threads; /* that this rank may use */
+    int threads;                    /* that this rank may use */
     struct ckpt_snapshot *snapshot; /* NULL: not needed so far */
     struct ckpt_save *running;      /* the same on all ranks: one is under way, or NULL */
     char host[72];

@@ -236,8 +236,8 @@ static int take_off(const struct load *l)
     if (device == NULL)
         return PLD_OK;
     for (size_t i = 0; i < l->landing_count; i++)
-        PLDI_TRY(pldi_params_copy(p, l->landings[i].value, l->landings[i].host,
-                                  l->landings[i].bytes));
+        PLDI_TRY(
+            pldi_params_copy(p, l->landings[i].value, l->landings[i].host, l->landings[i].bytes));
     return device->ops->stream_wait(device, pldi_params_stream(p));
 }
 
@@ -323,8 +323,7 @@ static int read_all(struct load *l)
         rc = take_off(l);
     PLDI_TRY(pld_agree(l->c->world, rc));
     set_states(l);
-    return pld_agree(l->c->world,
-                     l->c->params == NULL ? PLD_OK : pldi_params_push(l->c->params));
+    return pld_agree(l->c->world, l->c->params == NULL ? PLD_OK : pldi_params_push(l->c->params));
 }
 
 static int load_all(struct load *l, const char *which, int64_t *out_step)

@@ -135,11 +135,11 @@ static int compare_replicas(const struct ckpt_save *s)
     return verdict;
 }
 
-/* A share is copied first if the caller goes on meanwhile, or if files cannot be written from it. */
+/* A share is copied first if the caller goes on meanwhile, or if files cannot be written from it.
+ */
 static int needs_copy(const struct ckpt_save *s)
 {
-    return s->c->params != NULL &&
-           (s->c->opts.async || pldi_params_device(s->c->params) != NULL);
+    return s->c->params != NULL && (s->c->opts.async || pldi_params_device(s->c->params) != NULL);
 }
 
 static int prepare(struct ckpt_save *s)

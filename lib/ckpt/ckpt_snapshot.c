@@ -182,8 +182,8 @@ static int queue(struct ckpt_snapshot *s, const struct ckpt_share *share, struct
         const size_t n = bytes - at->done < left ? bytes - at->done : left;
         const size_t gap = at->done + n == bytes ? padded(bytes) - bytes : 0;
 
-        PLDI_TRY(ops->copy(s->device, to, (const char *)share->data[at->box] + at->done, n,
-                           s->stream));
+        PLDI_TRY(
+            ops->copy(s->device, to, (const char *)share->data[at->box] + at->done, n, s->stream));
         to += n + gap;
         left -= n + gap;
         at->done += n;

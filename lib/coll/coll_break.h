@@ -14,7 +14,8 @@
  */
 void pldi_group_break(pld_group *group, int code);
 
-/** The same, and its communicator of device memory is aborted; with the calling thread's sentence. */
+/** The same, and its communicator of device memory is aborted; with the calling thread's sentence.
+ */
 void pldi_group_end(pld_group *group, int code);
 
 /** Wait for what the group has in streams, as long as there is hope: what waits for the device

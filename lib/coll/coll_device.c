@@ -160,6 +160,9 @@ static void mark(struct pldi_gpu_group *g, int code)
     if (atomic_load(&g->code) == 0) {
         (void)snprintf(g->why, sizeof(g->why), "%s", pld_last_error());
         atomic_store(&g->code, code);
+        /* Whoever finds it out, also the watchdog: the node's other ranks look there. */
+        if (g->group->team != NULL)
+            pldi_team_break(g->group->team, code);
     }
     while (g->first != NULL)
         land(g, g->code);
@@ -475,9 +478,8 @@ static int decide(struct pldi_gpu *gpu, const struct said *all, int size)
         (void)snprintf(gpu->note, sizeof(gpu->note), "POLDER_DEVICE_PATH is staged");
     else if (missing >= 0)
         (void)snprintf(gpu->note, sizeof(gpu->note), "rank %d: %s", missing,
-                       missing == gpu->world->rank
-                           ? gpu->device->ops->comm_note(gpu->device)
-                           : "NCCL cannot be used there");
+                       missing == gpu->world->rank ? gpu->device->ops->comm_note(gpu->device)
+                                                   : "NCCL cannot be used there");
     else if (shares >= 0 && !all[0].share)
         (void)snprintf(gpu->note, sizeof(gpu->note),
                        "rank %d shares its GPU with %d others; POLDER_SHARED_GPU=nccl tries NCCL "

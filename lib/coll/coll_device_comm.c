@@ -41,6 +41,7 @@ struct verdicts {
     pld_request *sends, *recvs; /* [size], of those that this rank talks to */
     int32_t *said;              /* [size], 0: not yet, 1, or FAILED; of rank 0, what it hears */
     int32_t mine, outcome;
+    int32_t word; /* what this rank tells, while it is on its way */
 };
 
 static pld_request *post(pld_group *group, enum pldi_kind kind, int32_t *word, int peer,
@@ -161,7 +162,8 @@ static int wait_for_all(struct pldi_gpu_group *g, struct pldi_comm *comm, struct
             v->mine = FAILED;
         /* Rank 0 speaks when it knows of all, the others when they know of themselves. */
         if (!told && (g->group->rank == 0 ? v->outcome : v->mine) != 0) {
-            tell(v, g->group->rank == 0 ? &v->outcome : &v->mine);
+            v->word = g->group->rank == 0 ? v->outcome : v->mine;
+            tell(v, &v->word);
             told = 1;
         }
         PLDI_TRY(pldi_gpu_look(g, op->ticket, op->print.sequence, -1));
@@ -215,6 +217,16 @@ static int meet(struct pldi_gpu_group *g, const unsigned char *id, struct verdic
     return rc < 0 ? again(rc, text) : again(*own, text);
 }
 
+/* That NCCL lost a rank is said by those that are not to blame. */
+static int agree(pld_group *group, int rc)
+{
+    char text[PLDI_TEXT_BYTES];
+
+    (void)snprintf(text, sizeof(text), "%s", pld_last_error());
+    PLDI_TRY(pld_agree(group, rc == PLD_ERR_PEER ? PLD_OK : rc));
+    return pld_agree(group, again(rc, text));
+}
+
 /* Recorded, so that the deadline and its report cover it. */
 static int join(struct pldi_gpu_group *g, const unsigned char *id)
 {
@@ -240,7 +252,7 @@ static int join(struct pldi_gpu_group *g, const unsigned char *id)
         rc = meet(g, id, &v, &op, &own, &comm);
         pldi_health_ended(group->health, op.ticket, rc);
         if (group->broken == 0)
-            rc = pld_agree(group, rc);
+            rc = agree(group, rc);
         else if (pldi_health_group_alarm(group->health) < 0)
             rc = PLD_ERR_TIMEOUT;
     }

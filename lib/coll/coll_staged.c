@@ -204,6 +204,22 @@ static int copies_are_over(const struct pldi_staged *s, const pld_group *group)
     return 1;
 }
 
+/* With the lock held. */
+static void give_back(struct pldi_gpu *gpu, struct stage *stage)
+{
+    if (stage->pins[1] == stage->pins[0])
+        stage->pins[1] = NULL;
+    for (int side = 0; side < 2; side++) {
+        struct pldi_pin *pin = stage->pins[side];
+
+        stage->pins[side] = NULL;
+        if (pin == NULL)
+            continue;
+        pin->next = gpu->pins;
+        gpu->pins = pin;
+    }
+}
+
 void pldi_staged_release(pld_request *op)
 {
     struct pldi_staged *s = op->staged;
@@ -217,17 +233,8 @@ void pldi_staged_release(pld_request *op)
     if (!copies_are_over(s, op->group))
         return;
     (void)pthread_mutex_lock(&gpu->lock);
-    for (int i = 0; i < STAGES; i++) {
-        for (int side = 0; side < 2; side++) {
-            struct pldi_pin *pin = s->stages[i].pins[side];
-
-            s->stages[i].pins[side] = NULL;
-            if (pin == NULL || (side == 1 && pin == s->stages[i].pins[0]))
-                continue;
-            pin->next = gpu->pins;
-            gpu->pins = pin;
-        }
-    }
+    for (int i = 0; i < STAGES; i++)
+        give_back(gpu, &s->stages[i]);
     pldi_free(s->memory);
     s->memory = NULL;
     s->next = gpu->idle;

@@ -152,7 +152,7 @@ static int reduce_part(pld_device *device, const struct reduction *r, uint64_t s
 {
     for (int s = 0; s < r->n_srcs; s += PLDI_CUDA_SOURCES) {
         const int left = r->n_srcs - s;
-        struct pldi_cuda_reduce args = {.op = r->op, .scale = r->scale, .sum = sum};
+        struct pldi_cuda_reduce args = {.op = (int)r->op, .scale = r->scale, .sum = sum};
         int rc;
 
         args.goes_on = s > 0;

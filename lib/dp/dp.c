@@ -258,8 +258,7 @@ static int await_reductions(pld_dp *dp)
     if (dp->device == NULL)
         return pld_request_wait_all((size_t)dp->plan.count, dp->requests);
     for (int b = 0; b < dp->plan.count; b++)
-        rc = first_error(
-            rc, pld_request_after(&dp->requests[b], pldi_params_stream(dp->params)));
+        rc = first_error(rc, pld_request_after(&dp->requests[b], pldi_params_stream(dp->params)));
     return rc;
 }
 
@@ -365,9 +364,8 @@ static int alloc_memory(pld_dp *dp)
     for (int d = 0; d < PLDI_PARAM_DTYPES && pld_group_size(dp->group) > 1; d++) {
         if (dp->plan.scratch[d] == 0)
             continue;
-        PLDI_TRY(pldi_params_alloc(dp->params, dp->plan.scratch[d],
-                                   pld_dtype_bytes((pld_dtype)d), "bucket scratch",
-                                   &dp->scratch[d]));
+        PLDI_TRY(pldi_params_alloc(dp->params, dp->plan.scratch[d], pld_dtype_bytes((pld_dtype)d),
+                                   "bucket scratch", &dp->scratch[d]));
     }
     return PLD_OK;
 }

@@ -142,8 +142,7 @@ void pldi_optim_device_close(pld_optim *o)
 static int vote(pld_optim *o, pld_stream stream)
 {
     const struct optim_device *d = o->device;
-    const pld_coll_opts opts = {PLD_OPTS(pld_coll_opts), .tag = "gradient norm",
-                                .stream = stream};
+    const pld_coll_opts opts = {PLD_OPTS(pld_coll_opts), .tag = "gradient norm", .stream = stream};
     const size_t n = pldi_optim_ranges(o);
 
     PLDI_TRY(d->gpu->ops->sum_squares(d->gpu, o->ranges, n, d->vote, stream));
@@ -194,11 +193,8 @@ static int launch(pld_optim *o, const struct optim_rule *rule, double clip)
 {
     const struct optim_device *d = o->device;
     const pld_stream stream = pldi_params_stream(o->params);
-    const struct pldi_step_rule decision = {.lr = rule->lr,
-                                            .beta1 = rule->beta1,
-                                            .beta2 = rule->beta2,
-                                            .clip = clip,
-                                            .unscale = 1};
+    const struct pldi_step_rule decision = {
+        .lr = rule->lr, .beta1 = rule->beta1, .beta2 = rule->beta2, .clip = clip, .unscale = 1};
 
     PLDI_TRY(vote(o, stream));
     PLDI_TRY(d->gpu->ops->step_decide(d->gpu, d->vote, &decision, d->control, stream));

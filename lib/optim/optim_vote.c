@@ -60,9 +60,9 @@ size_t pldi_optim_ranges(pld_optim *o)
         to = to < info.count ? to : info.count;
         at += info.count;
         if (from < to)
-            o->ranges[ranges++] = (struct pldi_range){
-                (const char *)info.grad + from * pld_dtype_bytes(info.dtype), to - from,
-                info.dtype};
+            o->ranges[ranges++] =
+                (struct pldi_range){(const char *)info.grad + from * pld_dtype_bytes(info.dtype),
+                                    to - from, info.dtype};
     }
     return ranges;
 }
@@ -83,7 +83,8 @@ static void set_plan(struct optim_vote *v, double lr, int64_t step)
 
     memcpy(&words[0], &plain, sizeof(words[0]));
     for (int i = 0; i < OPTIM_PIECES; i++) {
-        const uint64_t word = words[i / OPTIM_LR_PIECES] >> (i % OPTIM_LR_PIECES * OPTIM_PIECE_BITS);
+        const uint64_t word =
+            words[i / OPTIM_LR_PIECES] >> (i % OPTIM_LR_PIECES * OPTIM_PIECE_BITS);
         const double piece = (double)(word & ((1U << OPTIM_PIECE_BITS) - 1));
 
         v->plan[i] = piece;

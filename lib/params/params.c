@@ -156,8 +156,9 @@ static int check_place(const pld_params *params, const pld_param *o)
 
     for (int i = 0; i < 2 && params->device != NULL && o->value != NULL; i++)
         if (params->device->ops->where(params->device, places[i]) != PLD_MEM_DEVICE)
-            return pldi_fail(PLD_ERR_ARG, "tensor '%s': %s is not in device memory, but the run is "
-                                          "on a GPU",
+            return pldi_fail(PLD_ERR_ARG,
+                             "tensor '%s': %s is not in device memory, but the run is "
+                             "on a GPU",
                              o->name, i == 0 ? "value" : "grad");
     return PLD_OK;
 }

@@ -352,8 +352,7 @@ int pld_params_commit(pld_params *params)
 static int broadcast(const pld_params *params, pld_group *group, void *value, size_t count,
                      pld_dtype dtype)
 {
-    const pld_coll_opts opts = {PLD_OPTS(pld_coll_opts), .tag = "values",
-                                .stream = params->stream};
+    const pld_coll_opts opts = {PLD_OPTS(pld_coll_opts), .tag = "values", .stream = params->stream};
 
     return pld_broadcast(group, value, count, dtype, 0, &opts);
 }
@@ -366,8 +365,8 @@ static int sync_replicas(pld_params *params, void *value, size_t count, pld_dtyp
 
     for (size_t i = 0; i < sizeof(axes) / sizeof(axes[0]); i++)
         if (pld_mesh_size(params->mesh, axes[i]) > 1)
-            rc = first_error(rc, broadcast(params, pld_mesh_group(params->mesh, axes[i]), value,
-                                           count, dtype));
+            rc = first_error(
+                rc, broadcast(params, pld_mesh_group(params->mesh, axes[i]), value, count, dtype));
     return rc;
 }
 
@@ -408,8 +407,8 @@ int pld_params_sync(pld_params *params)
     for (int i = 0; i < params->shared_count; i++) {
         const struct param_entry *entry = &params->entries[params->shared_ids[i]];
 
-        rc = first_error(rc, broadcast(params, entry->holders, entry->info.value,
-                                       entry->info.count, entry->info.dtype));
+        rc = first_error(rc, broadcast(params, entry->holders, entry->info.value, entry->info.count,
+                                       entry->info.dtype));
     }
     return pld_agree(pld_mesh_world(params->mesh), rc);
 }

@@ -79,8 +79,7 @@ extern char __stop_fake_shared[] __attribute__((visibility("hidden")));
 }
 void (*fake_kernels_complain)(const char *sentence) = nullptr;
 
-namespace fake
-{
+FAKE_BEGIN
 enum { MAX_THREADS = 1024, MAX_SHARED = 227 << 10, WARP = 32, SLOT = 16, POISON = 0xff };
 
 /* So that there is one such section in any case. */
@@ -482,7 +481,7 @@ template <class... A, void (*F)(A...)> struct entry<F> {
         return {text, run, n, bytes};
     }
 };
-} // namespace fake
+FAKE_END
 
 /* ---- What waits ---- */
 
@@ -508,8 +507,7 @@ static inline int __syncthreads_and(int predicate)
     return __syncthreads_count(!predicate) == 0;
 }
 
-namespace fake
-{
+FAKE_BEGIN
 static void nothing(lane *const *, unsigned)
 {
 }
@@ -571,7 +569,7 @@ static ballot take_vote(unsigned mask, int predicate)
     memcpy(&b, self->out, sizeof(b));
     return b;
 }
-} // namespace fake
+FAKE_END
 
 static inline void __syncwarp(unsigned mask = 0xffffffffU)
 {

@@ -16,6 +16,12 @@
 #include <cstdlib>
 #include <sys/mman.h>
 
+/* All that has no name in CUDA. */
+#define FAKE_BEGIN                                                                                 \
+    namespace fake                                                                                 \
+    {
+#define FAKE_END }
+
 #if defined(__has_feature)
 #define FAKE_HAS(feature) __has_feature(feature)
 #else
@@ -34,8 +40,7 @@
 #include <ucontext.h>
 #endif
 
-namespace fake
-{
+FAKE_BEGIN
 struct fiber {
     void *stack; /* its top of stack while another runs; x86-64 */
     char *memory;
@@ -202,6 +207,6 @@ static void fiber_open(void *memory, size_t bytes)
     (void)memory, (void)bytes;
 #endif
 }
-} // namespace fake
+FAKE_END
 
 #endif /* CUDA_EMULATE_FIBER_H */

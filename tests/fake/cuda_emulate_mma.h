@@ -14,10 +14,16 @@
 
 #include "cuda_emulate.h"
 
-namespace nvcuda
-{
-namespace wmma
-{
+#define FAKE_WMMA_BEGIN                                                                            \
+    namespace nvcuda                                                                               \
+    {                                                                                              \
+    namespace wmma                                                                                 \
+    {
+#define FAKE_WMMA_END                                                                              \
+    }                                                                                              \
+    }
+
+FAKE_WMMA_BEGIN
 struct matrix_a {
 };
 struct matrix_b {
@@ -150,7 +156,6 @@ static inline void mma_sync(D &d, const A &a, const B &b, const C &c)
     memcpy(fake::self->in, &at, sizeof(at));
     fake::meet(0xffffffffU, multiply<P, D, A, B, C>);
 }
-} // namespace wmma
-} // namespace nvcuda
+FAKE_WMMA_END
 
 #endif /* CUDA_EMULATE_MMA_H */

@@ -14,6 +14,8 @@
 #include <cstring>
 #include <type_traits>
 
+#include "cuda_emulate_fiber.h"
+
 using std::isfinite;
 using std::isinf;
 using std::isnan;
@@ -50,8 +52,7 @@ FAKE_VECTOR4(unsigned char, uchar4, 4)
 
 /* ---- Bits ---- */
 
-namespace fake
-{
+FAKE_BEGIN
 template <class To, class From> static inline To bits_as(From from)
 {
     static_assert(sizeof(To) == sizeof(From), "not as wide");
@@ -60,7 +61,7 @@ template <class To, class From> static inline To bits_as(From from)
     memcpy(&to, &from, sizeof(to));
     return to;
 }
-} // namespace fake
+FAKE_END
 
 static inline unsigned __float_as_uint(float x)
 {
@@ -241,8 +242,7 @@ static inline T atomicCAS(T *at, typename std::common_type<T>::type expected,
 
 /* ---- Halves ---- */
 
-namespace fake
-{
+FAKE_BEGIN
 /* By definition of the format: `bits` of mantissa, an exponent with that bias. */
 static inline unsigned short half_by_definition(double x, int bits, int bias)
 {
@@ -312,7 +312,7 @@ template <int BITS, int BIAS> struct half_type {
 template <class H> struct alignas(4) half_pair {
     H x, y;
 };
-} // namespace fake
+FAKE_END
 
 typedef fake::half_type<10, 15> __half;
 typedef fake::half_type<7, 127> __nv_bfloat16;

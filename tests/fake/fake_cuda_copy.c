@@ -148,17 +148,21 @@ static int enqueue(int rc, struct CUctx_st *ctx, pldi_cu_stream stream, int (*st
 int fake_cuda_enqueue(pldi_cu_stream stream, int (*step)(void *), void *context)
 {
     struct CUctx_st *ctx = NULL;
+    int rc;
 
     fake_lock();
-    return enqueue(fake_current(&ctx), ctx, stream, step, context);
+    rc = fake_current(&ctx);
+    return enqueue(rc, ctx, stream, step, context);
 }
 
 int fake_cuda_enqueue_on(int device, pldi_cu_stream stream, int (*step)(void *), void *context)
 {
     struct CUctx_st *ctx = NULL;
+    int rc;
 
     fake_lock();
-    return enqueue(fake_context_of(device, &ctx), ctx, stream, step, context);
+    rc = fake_context_of(device, &ctx);
+    return enqueue(rc, ctx, stream, step, context);
 }
 
 unsigned long fake_cuda_live(const char *what)

@@ -71,7 +71,7 @@ enum fake_job { FAKE_IDLE, FAKE_INIT, FAKE_SPLIT, FAKE_CHILD, FAKE_LAUNCH, FAKE_
 struct fake_premul {
     bool used;
     int dtype, residence;
-    unsigned char value[8];
+    _Alignas(double) unsigned char value[8];
     const void *device;
 };
 

@@ -202,20 +202,21 @@ int ncclRedOpCreatePreMulSum(int *op, void *scalar, int dtype, int residence, pl
     return rc;
 }
 
+/* Calls have taken what they need of it, so that it may go while one is in progress. */
 int ncclRedOpDestroy(int op, pldi_nccl_comm comm)
 {
-    int rc = fake_comm_enter(comm, "ncclRedOpDestroy");
+    int rc = PLDI_NCCL_SUCCESS;
 
     FAKE_NCCL_COUNT(ncclRedOpDestroy);
-    if (rc != PLDI_NCCL_SUCCESS)
-        return rc;
     fake_nccl_lock();
-    if (op < FAKE_N_OPS || op >= FAKE_N_OPS + 16 || !comm->premul[op - FAKE_N_OPS].used)
+    if (!fake_comm_valid(comm))
+        rc = fake_nccl_say(PLDI_NCCL_INVALID_ARGUMENT,
+                           "ncclRedOpDestroy: that is not a communicator");
+    else if (op < FAKE_N_OPS || op >= FAKE_N_OPS + 16 || !comm->premul[op - FAKE_N_OPS].used)
         rc = fake_nccl_say(PLDI_NCCL_INVALID_ARGUMENT, "ncclRedOpDestroy: operator %d", op);
     else
         comm->premul[op - FAKE_N_OPS].used = false;
     fake_nccl_unlock();
-    leave(comm);
     return rc;
 }
 

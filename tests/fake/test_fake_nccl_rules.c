@@ -30,12 +30,14 @@ static int says(const char *what)
 /* The call is over, and its work in the stream, at the fourth question. */
 static int progress(struct rank *r)
 {
-    float *x, got = 0;
-    int state = 0;
+    float *x, got = 0, one = 1;
+    int state = 0, op = 0;
 
     HOLDS(rank_open(r) == 0);
     x = number(r);
-    HOLDS(sum_up(r, r->comm, x) == PLDI_NCCL_IN_PROGRESS);
+    HOLDS(ncclRedOpCreatePreMulSum(&op, &one, PLDI_NCCL_F32, 1, r->comm) == 0);
+    HOLDS(ncclAllReduce(x, x, 1, PLDI_NCCL_F32, op, r->comm, r->stream) == PLDI_NCCL_IN_PROGRESS);
+    HOLDS(ncclRedOpDestroy(op, r->comm) == 0);
     HOLDS(cuStreamQuery(r->stream) == 0); /* nothing is there yet */
     HOLDS(sum_up(r, r->comm, x) == PLDI_NCCL_INVALID_USAGE && says("before the previous"));
     for (int i = 0; i < 3; i++)
@@ -61,7 +63,9 @@ static int wrong_arguments(struct rank *r)
     pldi_nccl_comm comm = NULL;
     void *handle = NULL;
     float host = 0, *x;
+    int version = 0;
 
+    HOLDS(ncclGetVersion(&version) == 0 && version == 22809);
     HOLDS(ncclCommInitRankConfig(&comm, 1, r->ids[1], 0, NULL) == PLDI_NCCL_CUDA_ERROR);
     HOLDS(rank_open(r) == 0);
     x = number(r);

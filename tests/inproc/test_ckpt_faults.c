@@ -24,14 +24,12 @@
 #include "tap.h"
 
 /* A sanitizer makes everything many times slower: it gets a part of each kind of test. */
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-enum { SLOW = 1 };
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
-enum { SLOW = 1 };
-#else
-enum { SLOW = 0 };
+#ifndef __has_feature
+#define __has_feature(name) 0
 #endif
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__) ||                               \
+    __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
+enum { SLOW = 1 };
 #else
 enum { SLOW = 0 };
 #endif
@@ -80,8 +78,8 @@ struct call {
     const char *directory;
     const struct model_change *how;
     pld_ckpt_codec codec;
-    int keep;
-    int64_t step; /* -1: load */
+    int keep, async; /* async: tensors change once the save has returned; then it is waited for */
+    int64_t step;    /* -1: load */
     const char *which;
     uint64_t salt;
     int code; /* 1: any error, the same on all */
@@ -94,7 +92,8 @@ struct call {
 static int do_call(pld_runtime *rt, void *context)
 {
     struct call *c = context;
-    const pld_ckpt_opts opts = {PLD_OPTS(pld_ckpt_opts), .codec = c->codec, .keep = c->keep};
+    const pld_ckpt_opts opts = {PLD_OPTS(pld_ckpt_opts), .codec = c->codec, .keep = c->keep,
+                                .async = c->async};
     int64_t step = -7;
     int64_t codes[2];
     struct model m;
@@ -104,6 +103,11 @@ static int do_call(pld_runtime *rt, void *context)
                          &m) == 0);
     model_set(&m, c->salt);
     rc = c->step >= 0 ? pld_ckpt_save(m.ckpt, c->step) : pld_ckpt_load(m.ckpt, c->which, &step);
+    if (rc == 0 && c->async && c->step >= 0) {
+        CHECK(rt, pldi_params_before_change(m.params) == 0);
+        model_set(&m, c->salt + 1000);
+        rc = pld_ckpt_wait(m.ckpt);
+    }
     codes[0] = rc;
     codes[1] = -rc;
     if (pld_runtime_rank(rt) == 0) {
@@ -432,6 +436,7 @@ static void test_errors(pld_ckpt_codec codec)
         c.step = 1;
         c.which = NULL;
         c.code = harmless ? 0 : PLD_ERR_IO;
+        c.async = p % 2;
         fault.no_exchange = strcmp(points[p], "aside") == 0;
         set_fault(points[p], ENOSPC, 0);
         ok(run(&c) == 0 && (harmless || strstr(c.text, strerror(ENOSPC)) != NULL), "%s: %s",
@@ -479,6 +484,7 @@ static int killed(const char *directory, const char *point, int after, int no_ex
     if (child == 0) {
         struct call c = call_of(directory, step);
 
+        c.async = step == 1;
         fault.no_exchange = no_exchange;
         set_fault(point, 0, after);
         c.mesh = "dp=2";

@@ -518,7 +518,8 @@ static int states(pld_runtime *rt, void *context)
     CHECK(rt, pld_dp_create(params, NULL, &dp) == 0);
     CHECK(rt, pld_dp_create(params, NULL, &second) == PLD_ERR_STATE && second == NULL);
     CHECK(rt, pld_dp_ready(NULL, 0, NULL) == PLD_ERR_ARG && pld_dp_wait(NULL) == PLD_ERR_ARG);
-    CHECK(rt, pld_dp_ready(dp, 1, NULL) == PLD_ERR_ARG && pld_dp_ready(dp, -1, NULL) == PLD_ERR_ARG);
+    CHECK(rt,
+          pld_dp_ready(dp, 1, NULL) == PLD_ERR_ARG && pld_dp_ready(dp, -1, NULL) == PLD_ERR_ARG);
     CHECK(rt, pld_dp_ready(dp, 0, NULL) == 0 && pld_dp_ready(dp, 0, NULL) == PLD_ERR_STATE);
     CHECK(rt, strstr(pld_last_error(), "'t'") != NULL);
     CHECK(rt, pld_dp_wait(dp) == 0 && pld_dp_ready(dp, 0, NULL) == 0);

@@ -25,18 +25,16 @@ enum { WIDTH = 3001, TRAIN_MAX_RANKS = 4, MOST_VALUES = 4 * WIDTH, TRAIN_STEPS =
 /** One run; `value` and `report` are what it ended with. */
 struct train {
     const char *mesh;
-    int ranks, microbatches, accumulate;
+    int ranks, microbatches;
     int on_device, watched; /**< watched: reports are asked for in every step */
     int own_stream, side;   /**< gradients also come from a second stream */
     int outside;            /**< the stage's tensor is the caller's memory */
     double clip;
-    pld_dtype dtype;        /**< of the stage's own tensor; f32 with a pipeline */
-    int (*after)(struct train *t, int step); /**< between steps, all ranks; or NULL */
-    struct train_rank *rank[TRAIN_MAX_RANKS];
+    int fails; /**< microbatch at which forward of stage 1 fails, from 1; 0: none */
     float value[TRAIN_MAX_RANKS][MOST_VALUES];
     pld_step_report report[TRAIN_MAX_RANKS];
-    const char *load, *save;
-    unsigned long calls[16];
+    int code[TRAIN_MAX_RANKS];
+    char text[TRAIN_MAX_RANKS][512];
 };
 
 struct train_rank {
@@ -52,11 +50,19 @@ struct train_rank {
     pld_stream stream, side;
     pld_event event;
     int stage, stages, dp_rank;
-    int w, v; /* tensors; v < 0: none */
+    int w, v;              /* tensors; v < 0: none */
     float *input, *target; /* [microbatches][WIDTH] */
     float *scratch, *by;
     void *outside[2];
 };
+
+/** Return a negative code from the caller. */
+#define TRAIN_TRY(call)                                                                            \
+    do {                                                                                           \
+        const int train_rc_ = (call);                                                              \
+        if (train_rc_ < 0)                                                                         \
+            return train_rc_;                                                                      \
+    } while (0)
 
 /** Memory where the run is; zeroed. */
 static inline void *train_alloc(struct train_rank *r, size_t bytes)
@@ -86,9 +92,8 @@ static inline int train_put(struct train_rank *r, void *to, const void *from, si
         memcpy(to, from, bytes);
         return 0;
     }
-    return pld_device_copy(r->gpu, to, from, bytes, r->stream) < 0
-               ? -1
-               : pld_stream_wait(r->gpu, r->stream);
+    TRAIN_TRY(pld_device_copy(r->gpu, to, from, bytes, r->stream));
+    return pld_stream_wait(r->gpu, r->stream);
 }
 
 /** dst = scale * (sum of srcs), in order of the stream. */
@@ -119,11 +124,18 @@ static inline int train_forward(void *context, int stage, int microbatch, const 
                             train_f32(r, r->w, 0), NULL};
     int n = 2;
 
-    (void)stage;
+    if (stage == 1 && microbatch + 1 == r->t->fails)
+        return PLD_ERR_IO;
     if (r->v >= 0)
         srcs[n++] = train_f32(r, r->v, 0);
     /* The last stage's output is needed by its backward alone, which forms it again. */
     return train_sum(r, out != NULL ? out : r->scratch, srcs, n, 0.75, r->stream);
+}
+
+static inline int train_order(struct train_rank *r, pld_stream earlier, pld_stream later)
+{
+    TRAIN_TRY(pld_event_record(r->gpu, r->event, earlier));
+    return pld_stream_after(r->gpu, later, r->event);
 }
 
 /** Add to a gradient, on the second stream if there is one, and say that it is ready. */
@@ -132,41 +144,31 @@ static inline int train_add(struct train_rank *r, int id, const float *by)
     const pld_stream stream = r->side != NULL && id == r->w ? r->side : r->stream;
     float *grad = train_f32(r, id, 1);
     const float *srcs[2] = {grad, by};
-    int rc = 0;
 
     if (stream != r->stream)
-        rc = pld_event_record(r->gpu, r->event, r->stream) < 0 ||
-             pld_stream_after(r->gpu, stream, r->event) < 0;
-    if (rc != 0 || train_sum(r, grad, srcs, 2, 1, stream) < 0)
-        return -1;
-    if (pld_dp_ready(r->dp, id, stream) < 0)
-        return -1;
-    /* What comes next in the first stream uses `by` again. */
-    if (stream != r->stream)
-        return pld_event_record(r->gpu, r->event, stream) < 0 ||
-                       pld_stream_after(r->gpu, r->stream, r->event) < 0
-                   ? -1
-                   : 0;
-    return 0;
+        TRAIN_TRY(train_order(r, r->stream, stream));
+    TRAIN_TRY(train_sum(r, grad, srcs, 2, 1, stream));
+    return pld_dp_ready(r->dp, id, stream);
 }
 
 static inline int train_backward(void *context, int stage, int microbatch, const void *in,
                                  const void *grad_out, void *grad_in)
 {
     struct train_rank *r = context;
+    float *mine = r->by + (size_t)microbatch * WIDTH; /* the second stream may be behind */
     const float *by[2] = {grad_out, r->target + (size_t)microbatch * WIDTH};
     int n = 1;
 
     if (grad_out == NULL) { /* y minus target; the target is stored negative */
-        if (train_forward(context, stage, microbatch, in, NULL) < 0)
-            return -1;
+        TRAIN_TRY(train_forward(context, stage, microbatch, in, NULL));
         by[0] = r->scratch;
         n = 2;
     }
-    if (train_sum(r, r->by, by, n, 0.75, r->stream) < 0 || train_add(r, r->w, r->by) < 0 ||
-        (r->v >= 0 && train_add(r, r->v, r->by) < 0))
-        return -1;
-    by[0] = r->by;
+    TRAIN_TRY(train_sum(r, mine, by, n, 0.75, r->stream));
+    TRAIN_TRY(train_add(r, r->w, mine));
+    if (r->v >= 0)
+        TRAIN_TRY(train_add(r, r->v, mine));
+    by[0] = mine;
     return grad_in == NULL ? 0 : train_sum(r, grad_in, by, 1, 1, r->stream);
 }
 
@@ -175,34 +177,43 @@ static inline float train_number(int a, int b, int i)
     return 0.01F * (float)((a * 31 + b * 17 + i * 7) % 101 - 50);
 }
 
-static inline int train_tensors(struct train_rank *r)
+/** What is local of setting up the tensors. */
+static inline int train_add_tensors(struct train_rank *r, pld_param *w)
 {
-    struct train *t = r->t;
-    char name[16];
-    pld_param w = {PLD_OPTS(pld_param), .name = name, .ndim = 1, .shape = {WIDTH}, .decay = 1};
     const pld_param v = {PLD_OPTS(pld_param), .name = "v", .ndim = 1, .shape = {WIDTH},
                          .shared = r->stages > 1};
-    float first[WIDTH];
 
-    (void)snprintf(name, sizeof(name), "w%d", r->stage);
     r->v = -1;
-    if (t->outside) {
-        r->outside[0] = w.value = train_alloc(r, sizeof(first));
-        r->outside[1] = w.grad = train_alloc(r, sizeof(first));
+    if (r->t->outside) {
+        r->outside[0] = w->value = train_alloc(r, sizeof(float) * WIDTH);
+        r->outside[1] = w->grad = train_alloc(r, sizeof(float) * WIDTH);
     }
-    CHECK(r->rt, pld_params_create(r->mesh, &r->params) == 0);
-    CHECK(r->rt, pld_params_set_stream(r->params, r->stream) == 0);
-    CHECK(r->rt, pld_params_add(r->params, &w, &r->w) == 0);
+    TRAIN_TRY(pld_params_create(r->mesh, &r->params));
+    TRAIN_TRY(pld_params_add(r->params, w, &r->w));
     if (r->stage == 0 || r->stage == r->stages - 1)
-        CHECK(r->rt, pld_params_add(r->params, &v, &r->v) == 0);
-    CHECK(r->rt, pld_params_commit(r->params) == 0);
-    for (int i = 0; i < WIDTH; i++) /* wrong on all replicas but the first, until they are synced */
-        first[i] = train_number(1, r->stage, i) + (float)r->dp_rank;
-    CHECK(r->rt, train_put(r, train_f32(r, r->w, 0), first, sizeof(first)) == 0);
-    CHECK(r->rt, pld_params_sync(r->params) == 0);
+        TRAIN_TRY(pld_params_add(r->params, &v, &r->v));
     return 0;
 }
 
+/** Set up: the code of the call that fails, the same on all ranks. */
+static inline int train_tensors(struct train_rank *r)
+{
+    char name[16];
+    pld_param w = {PLD_OPTS(pld_param), .name = name, .ndim = 1, .shape = {WIDTH}, .decay = 1};
+    float first[WIDTH];
+
+    (void)snprintf(name, sizeof(name), "w%d", r->stage);
+    TRAIN_TRY(pld_agree(pld_runtime_world(r->rt), train_add_tensors(r, &w)));
+    TRAIN_TRY(pld_params_commit(r->params));
+    TRAIN_TRY(pld_params_set_stream(r->params, r->stream));
+    for (int i = 0; i < WIDTH; i++) /* wrong on all replicas but the first, until they are synced */
+        first[i] = train_number(1, r->stage, i) + (float)r->dp_rank;
+    TRAIN_TRY(train_put(r, train_f32(r, r->w, 0), first, sizeof(first)));
+    TRAIN_TRY(pld_params_sync(r->params));
+    return 0;
+}
+
+/** Memory that cannot be had is DEVMEM: there is no other. */
 static inline int train_data(struct train_rank *r)
 {
     const size_t bytes = sizeof(float) * WIDTH * (size_t)r->t->microbatches;
@@ -211,17 +222,18 @@ static inline int train_data(struct train_rank *r)
     r->input = train_alloc(r, bytes);
     r->target = train_alloc(r, bytes);
     r->scratch = train_alloc(r, sizeof(float) * WIDTH);
-    r->by = train_alloc(r, sizeof(float) * WIDTH);
-    CHECK(r->rt, data != NULL && r->input != NULL && r->target != NULL && r->scratch != NULL &&
-                     r->by != NULL);
+    r->by = train_alloc(r, bytes);
+    if (!(data != NULL && r->input != NULL && r->target != NULL && r->scratch != NULL &&
+          r->by != NULL))
+        return PLD_ERR_DEVMEM;
     for (int m = 0; m < r->t->microbatches; m++)
         for (int i = 0; i < WIDTH; i++)
             data[m * WIDTH + i] = train_number(2 + r->dp_rank, m, i);
-    CHECK(r->rt, train_put(r, r->input, data, bytes) == 0);
+    TRAIN_TRY(train_put(r, r->input, data, bytes));
     for (int m = 0; m < r->t->microbatches; m++)
         for (int i = 0; i < WIDTH; i++)
             data[m * WIDTH + i] = -train_number(5 + r->dp_rank, m, i);
-    CHECK(r->rt, train_put(r, r->target, data, bytes) == 0);
+    TRAIN_TRY(train_put(r, r->target, data, bytes));
     free(data);
     return 0;
 }
@@ -232,22 +244,25 @@ static inline int train_open(struct train_rank *r)
     const pld_schedule_opts plan = {PLD_OPTS(pld_schedule_opts), .kind = PLD_SCHEDULE_1F1B,
                                     .ranks = r->stages, .microbatches = t->microbatches};
     const pld_pipe_tensor tile = {.ndim = 1, .shape = {WIDTH}, .dtype = PLD_F32};
+    /* Buckets of one tensor, or of all: then from two streams. */
+    const size_t bucket = t->side ? 0 : 4096;
     const pld_dp_opts dp = {PLD_OPTS(pld_dp_opts), .accumulate = t->microbatches,
-                            .bucket_bytes = 4096, .first_bucket_bytes = 4096};
+                            .bucket_bytes = bucket, .first_bucket_bytes = bucket};
     const pld_optim_opts adamw = {PLD_OPTS(pld_optim_opts), .weight_decay = 0.1, .clip = t->clip};
     pld_pipe_opts pipe = {PLD_OPTS(pld_pipe_opts), .forward = train_forward,
                           .backward = train_backward, .context = r, .stream = r->stream};
     pld_schedule *schedule = NULL;
 
-    CHECK(r->rt, train_tensors(r) == 0 && train_data(r) == 0);
-    CHECK(r->rt, pld_dp_create(r->params, &dp, &r->dp) == 0);
-    CHECK(r->rt, pld_optim_create(r->params, &adamw, &r->optim) == 0);
-    CHECK(r->rt, pld_schedule_create(&plan, &schedule) == 0);
+    TRAIN_TRY(train_tensors(r));
+    TRAIN_TRY(pld_agree(pld_runtime_world(r->rt), train_data(r)));
+    TRAIN_TRY(pld_dp_create(r->params, &dp, &r->dp));
+    TRAIN_TRY(pld_optim_create(r->params, &adamw, &r->optim));
+    TRAIN_TRY(pld_schedule_create(&plan, &schedule));
     if (r->stage > 0)
         pipe.input = tile;
     if (r->stage < r->stages - 1)
         pipe.output = tile;
-    CHECK(r->rt, pld_pipe_create(r->mesh, schedule, &pipe, &r->pipe) == 0);
+    TRAIN_TRY(pld_pipe_create(r->mesh, schedule, &pipe, &r->pipe));
     pld_schedule_destroy(&schedule);
     return 0;
 }
@@ -289,51 +304,50 @@ static inline int train_results(struct train_rank *r)
     return 0;
 }
 
+static inline int train_streams(struct train_rank *r)
+{
+    if (r->gpu == NULL)
+        return 0;
+    if (r->t->own_stream)
+        TRAIN_TRY(pld_stream_create(r->gpu, 0, &r->stream));
+    if (r->t->side)
+        TRAIN_TRY(pld_stream_create(r->gpu, 0, &r->side));
+    return pld_event_create(r->gpu, 0, &r->event);
+}
+
 static inline int train_begin(pld_runtime *rt, struct train *t, struct train_rank *r)
 {
     *r = (struct train_rank){.t = t, .rt = rt, .gpu = pld_runtime_device(rt)};
-    t->rank[pld_runtime_rank(rt)] = r;
     CHECK(rt, (r->gpu != NULL) == t->on_device);
-    CHECK(rt, pld_mesh_create(rt, t->mesh, &r->mesh) == 0);
+    TRAIN_TRY(pld_mesh_create(rt, t->mesh, &r->mesh));
     r->stage = pld_mesh_coord(r->mesh, PLD_AXIS_PP);
     r->stages = pld_mesh_size(r->mesh, PLD_AXIS_PP);
     r->dp_rank = pld_mesh_coord(r->mesh, PLD_AXIS_DP);
-    if (r->gpu != NULL) {
-        CHECK(rt, !t->own_stream || pld_stream_create(r->gpu, 0, &r->stream) == 0);
-        CHECK(rt, !t->side || pld_stream_create(r->gpu, 0, &r->side) == 0);
-        CHECK(rt, pld_event_create(r->gpu, 0, &r->event) == 0);
-    }
+    TRAIN_TRY(pld_agree(pld_runtime_world(rt), train_streams(r)));
     return train_open(r);
 }
-
-#define TRAIN_TRY(call)                                                                            \
-    do {                                                                                           \
-        const int train_rc_ = (call);                                                              \
-        if (train_rc_ < 0)                                                                         \
-            return train_rc_;                                                                      \
-    } while (0)
 
 /** One step of training. */
 static inline int train_step(struct train_rank *r, int step)
 {
     pld_step_report *report = &r->t->report[pld_runtime_rank(r->rt)];
 
-    TRAIN_TRY(pld_pipe_step(r->pipe));
+    /* Replicas do not know of each other's pipelines. */
+    TRAIN_TRY(pld_agree(pld_runtime_world(r->rt), pld_pipe_step(r->pipe)));
     TRAIN_TRY(pld_optim_step(r->optim, 0.01 / (1 + step), r->t->watched ? report : NULL));
     /* The second stream's next gradient comes after the zeros of this step. */
-    if (r->side != NULL) {
-        TRAIN_TRY(pld_event_record(r->gpu, r->event, r->stream));
-        TRAIN_TRY(pld_stream_after(r->gpu, r->side, r->event));
-    }
-    return 0;
+    return r->side == NULL ? 0 : train_order(r, r->stream, r->side);
 }
 
-/** A function of the stand-in for the driver; NULL: that is not what is loaded. */
-static inline void *train_fake(const char *name)
+/** Put the address of a function of the stand-in for the driver into *function; 0: that is not
+ *  what is loaded. */
+static inline int train_fake(const char *name, void *function)
 {
     void *driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
+    void *symbol = driver == NULL ? NULL : dlsym(driver, name);
 
-    return driver == NULL ? NULL : dlsym(driver, name);
+    memcpy(function, &symbol, sizeof(symbol));
+    return symbol != NULL;
 }
 
 #endif /* TRAIN_H */
