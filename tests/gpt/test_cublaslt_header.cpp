@@ -42,14 +42,17 @@ static void numbers()
     ok(same(GPT_LT_R_32F, CUDA_R_32F) && same(GPT_LT_R_16BF, CUDA_R_16BF), "data types");
     ok(same(GPT_LT_COMPUTE_32F, CUBLAS_COMPUTE_32F), "compute type");
     ok(same(GPT_LT_N, CUBLAS_OP_N) && same(GPT_LT_T, CUBLAS_OP_T), "operations");
-    ok(same(GPT_LT_TRANSA, CUBLASLT_MATMUL_DESC_TRANSA) && same(GPT_LT_TRANSB, CUBLASLT_MATMUL_DESC_TRANSB) &&
+    ok(same(GPT_LT_TRANSA, CUBLASLT_MATMUL_DESC_TRANSA) &&
+           same(GPT_LT_TRANSB, CUBLASLT_MATMUL_DESC_TRANSB) &&
            same(GPT_LT_EPILOGUE, CUBLASLT_MATMUL_DESC_EPILOGUE) &&
            same(GPT_LT_BIAS_POINTER, CUBLASLT_MATMUL_DESC_BIAS_POINTER) &&
            same(GPT_LT_AUX_POINTER, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER) &&
            same(GPT_LT_AUX_LD, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD),
        "attributes of a product");
-    ok(same(GPT_LT_MAX_WORKSPACE, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES), "wish for a workspace");
-    ok(same(GPT_LT_DEFAULT, CUBLASLT_EPILOGUE_DEFAULT) && same(GPT_LT_BIAS, CUBLASLT_EPILOGUE_BIAS) &&
+    ok(same(GPT_LT_MAX_WORKSPACE, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES),
+       "wish for a workspace");
+    ok(same(GPT_LT_DEFAULT, CUBLASLT_EPILOGUE_DEFAULT) &&
+           same(GPT_LT_BIAS, CUBLASLT_EPILOGUE_BIAS) &&
            same(GPT_LT_GELU_AUX_BIAS, CUBLASLT_EPILOGUE_GELU_AUX_BIAS) &&
            same(GPT_LT_DGELU, CUBLASLT_EPILOGUE_DGELU),
        "epilogues");
@@ -66,7 +69,7 @@ int main()
     numbers();
 #define CHECK(name, symbol, arguments)                                                             \
     {                                                                                              \
-        typedef int (*ours) arguments;                                                             \
+        typedef int(*ours) arguments;                                                              \
         ok(alike<decltype(&symbol), ours>::value, #symbol);                                        \
     }
     GPT_LT_FUNCTIONS(CHECK)

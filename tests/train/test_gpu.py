@@ -30,13 +30,14 @@ def losses():
            f"on the processor the loss falls from {cpu[0]['loss']:.3f} to {cpu[-1]['loss']:.3f}")
     # In f32 sums are made in another order; in bf16 an activation keeps 8 bits, and a loss moves by
     # a thousandth.
-    for what, bound, env in [(["--dtype", "f32", "--microbatches", 2], 1e-4, {}),
-                             (["--dtype", "bf16"], BF16, {}),
-                             (["--dtype", "bf16", "--microbatches", 2], BF16,
-                              {"FAKE_CUDA_CAPABILITY": "80"})]:
-        steps = job.train(1, *COMMON, "--steps", STEPS, *CUDA, *what, env=env)
+    # Capability 8.0: GELU by kernels of its own.
+    for what, count, bound, env in [
+            (["--dtype", "f32", "--microbatches", 2], STEPS, 1e-4, {}),
+            (["--dtype", "bf16"], STEPS, BF16, {}),
+            (["--dtype", "bf16", "--microbatches", 2], 15, BF16, {"FAKE_CUDA_CAPABILITY": "80"})]:
+        steps = job.train(1, *COMMON, "--steps", count, *CUDA, *what, env=env)
         text = " ".join(map(str, what)) + "".join(f" {k}={v}" for k, v in env.items())
-        if job.ok(len(steps) == STEPS, f"{text}: {len(steps)} of {STEPS} steps"):
+        if job.ok(len(steps) == count, f"{text}: {len(steps)} of {count} steps"):
             far = apart(steps, cpu)
             job.ok(far <= bound,
                    f"{text}: losses within {bound:.0e} of the processor's ({far:.1e})")
@@ -44,7 +45,7 @@ def losses():
 
 
 def layouts(cpu):
-    few = 8
+    few = 5
     for dp, pp, dtype, bound in [(2, 2, "f32", 1e-4), (2, 2, "bf16", BF16), (1, 3, "f32", 1e-4)]:
         steps = job.train(dp * pp, *COMMON, "--steps", few, *CUDA, "--dtype", dtype,
                           "--microbatches", 2, "--mesh", f"dp={dp},pp={pp}",
@@ -59,7 +60,7 @@ def same_bits():
     """What the streams' order decides must not be seen: a missing event would be."""
     orders = [{"FAKE_CUDA_SEED": str(seed), "FAKE_CUDA_DELAY": "100"} for seed in range(1, 5)]
     orders[0]["FAKE_CUDA_GUARD"] = "1"
-    runs = [job.train(1, *COMMON, "--steps", 3, *CUDA, "--dtype", "bf16", "--microbatches", 2,
+    runs = [job.train(1, *COMMON, "--steps", 2, *CUDA, "--dtype", "bf16", "--microbatches", 2,
                       env=order) for order in orders]
     job.ok(all(run and apart(run, runs[0]) == 0 and apart(run, runs[0], "grad_norm") == 0
                for run in runs), "four orders of the streams, the same bits")
@@ -70,11 +71,11 @@ def checkpoints(cpu):
     for dtype, bound in ("f32", 1e-4), ("bf16", BF16):
         folder = job.folder / f"run-{dtype}"
         parts = []
-        for until, where in (4, []), (8, [*CUDA, "--dtype", dtype]), (12, []):
+        for until, where in (4, []), (6, [*CUDA, "--dtype", dtype]), (8, []):
             parts = job.train(1, *COMMON, "--steps", until, "--ckpt", folder, *where)
         numbers = [line["step"] for line in parts]
-        far = apart(parts, cpu) if len(parts) == 12 else 1e9
-        job.ok(numbers == list(range(1, 13)) and far <= bound,
+        far = apart(parts, cpu) if len(parts) == 8 else 1e9
+        job.ok(numbers == list(range(1, 9)) and far <= bound,
                f"processor, GPU in {dtype}, processor: one run ({far:.1e})")
 
 
@@ -88,17 +89,17 @@ def counts(steps):
 
 
 def waits():
-    few, many = counts(2), counts(6)
+    few, many = counts(1), counts(3)
     more = {name: many[name] - few.get(name, 0) for name in many if many[name] != few.get(name, 0)}
     for name in ("cuStreamSynchronize", "cuCtxSynchronize", "cuMemAlloc_v2", "cuMemHostAlloc",
                  "choose"):
         job.ok(more.get(name, 0) == 0, f"no {name} in a step")
-    waited = more.get("cuEventSynchronize", 0) / 4
+    waited = more.get("cuEventSynchronize", 0) / 2
     # The tokens of the step before, the loss, the report of the optimizer.
     job.ok(0 < waited <= 3, f"{waited:g} waits for events in a step")
     job.ok(more.get("cuLaunchKernel", 0) > 0 and more.get("multiply", 0) > 0,
-           f"in a step {more.get('cuLaunchKernel', 0) / 4:g} launches and "
-           f"{more.get('multiply', 0) / 4:g} products")
+           f"in a step {more.get('cuLaunchKernel', 0) / 2:g} launches and "
+           f"{more.get('multiply', 0) / 2:g} products")
     job.ok(many["live"] == 0, "cuBLASLt's objects were given back")
 
 
@@ -126,7 +127,7 @@ def fakes_without(*names):
     return {"LD_LIBRARY_PATH": str(folder)}
 
 
-def refuses(what, sentence, arguments, env=None, program=job.gpt, ranks=2):
+def refuses(what, sentence, arguments, env=None, program=job.gpt, ranks=1):
     code, out, err = job.finish(job.start(ranks, *COMMON, "--steps", 1, *arguments, env=env,
                                           program=program))
     said = [line for line in err.splitlines() if line.startswith("gpt: ")]
@@ -137,16 +138,16 @@ def refuses(what, sentence, arguments, env=None, program=job.gpt, ranks=2):
 
 def refusals():
     nothing = fakes_without("libcuda.so.1")
-    refuses("no driver", "no NVIDIA driver", CUDA, nothing)
+    refuses("no driver", "no NVIDIA driver", CUDA, nothing, ranks=2)
     refuses("no cuBLASLt", "need cuBLASLt", CUDA,
-            fakes_without("libcublasLt.so.13", "libcublasLt.so.12"))
+            fakes_without("libcublasLt.so.13", "libcublasLt.so.12"), ranks=2)
     # polder's own kernels come first.
     refuses("no device code", "has no device code", CUDA, {"FAKE_CUDA_FAULT": "module:2"},
             program=job.sys.argv[6])
     refuses("kernels of another GPU", "loading kernels", CUDA, {"FAKE_CUDA_FAULT": "module:2"})
     # In the second step.
     refuses("a GPU that is lost", "CUDA_ERROR_ILLEGAL_ADDRESS", [*CUDA, "--steps", 3],
-            {"FAKE_CUDA_FAULT": "launch:200"}, ranks=1)
+            {"FAKE_CUDA_FAULT": "launch:200"})
     refuses("bf16 on the processor", "--dtype bf16 needs --device cuda", ["--dtype", "bf16"])
     refuses("bf16 where there is no GPU", "--dtype bf16 needs a GPU",
             ["--device", "auto", "--dtype", "bf16"], nothing)

@@ -81,9 +81,8 @@ static __device__ inline void step_transposed(f32 (&s)[N / 8][4], const u32 (&a)
 
 /* s[16][N] = a b' with a in registers. */
 template <int D, int N>
-static __device__ inline void product_transposed(f32 (&s)[N / 8][4],
-                                                 const typename flash<D>::factor &a,
-                                                 const bf16 *tile)
+static __device__ inline void
+product_transposed(f32 (&s)[N / 8][4], const typename flash<D>::factor &a, const bf16 *tile)
 {
 #pragma unroll
     for (int n = 0; n < N / 8; n++)
@@ -118,9 +117,9 @@ static __device__ inline void product_add(typename flash<D>::result &o, const f3
 
 #pragma unroll
     for (int k = 0; k < N; k += 16) {
-        const u32 a[4] = {
-            pair_of(p[k / 8][0], p[k / 8][1]), pair_of(p[k / 8][2], p[k / 8][3]),
-            pair_of(p[k / 8 + 1][0], p[k / 8 + 1][1]), pair_of(p[k / 8 + 1][2], p[k / 8 + 1][3])};
+        const u32 a[4] = {pair_of(p[k / 8][0], p[k / 8][1]), pair_of(p[k / 8][2], p[k / 8][3]),
+                          pair_of(p[k / 8 + 1][0], p[k / 8 + 1][1]),
+                          pair_of(p[k / 8 + 1][2], p[k / 8 + 1][3])};
 
 #pragma unroll
         for (int n = 0; n < D; n += 16) {
@@ -135,9 +134,9 @@ static __device__ inline void product_add(typename flash<D>::result &o, const f3
 
 /* A warp's 16 rows times a factor for each half, by way of `room`, its own [16][stride]. */
 template <int D>
-static __device__ inline void flash_store(bf16 *to, size_t stride, int row,
-                                          const typename flash<D>::result &o, const f32 (&factor)[2],
-                                          bf16 *room, const attention_shape &s)
+static __device__ inline void
+flash_store(bf16 *to, size_t stride, int row, const typename flash<D>::result &o,
+            const f32 (&factor)[2], bf16 *room, const attention_shape &s)
 {
     const int lane = (int)threadIdx.x % WARP;
 

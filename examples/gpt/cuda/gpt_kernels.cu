@@ -65,9 +65,8 @@
     {                                                                                              \
         attention_##kind##_dq<D>(dqkv, delta, qkv, out, dout, lse, s);                             \
     }                                                                                              \
-    KERNEL __launch_bounds__(ATTENTION_BLOCK)                                                      \
-        gpt_attention_dkv_##D##_##T(T *dqkv, const f32 *delta, const T *qkv, const T *dout,        \
-                                    const f32 *lse, attention_shape s)                             \
+    KERNEL __launch_bounds__(ATTENTION_BLOCK) gpt_attention_dkv_##D##_##T(                         \
+        T *dqkv, const f32 *delta, const T *qkv, const T *dout, const f32 *lse, attention_shape s) \
     {                                                                                              \
         attention_##kind##_dkv<D>(dqkv, delta, qkv, dout, lse, s);                                 \
     }
