@@ -3,7 +3,8 @@
 
 /*
  * Every collective operation over the world and over split groups; every element of
- * every result is compared.  verbs_test.py runs it over InfiniBand verbs.
+ * every result is compared.  verbs_test.py runs it over InfiniBand verbs.  An argument says how
+ * many of the sizes it goes through, from the smallest; without, all.
  *
  * Rank 0 says at the end how many operations that were, and two numbers that hold
  * whatever the algorithms: how many bytes the ranks must have received from others at
@@ -20,6 +21,7 @@
 /* Values repeat after PERIOD elements, a prime: no slice begins where another does. */
 enum { PERIOD = 251, SIZES = 5, BLOCKS_MOST = 16, REDUCED = -1 };
 static const size_t counts[SIZES] = {0, 1, 65, 4097, 100003};
+static int sizes = SIZES;
 enum { FOR_ALL = 2 }; /* of these elements every type and operator; else sums of two types */
 
 enum places { OUT = 1, IN = 2, BOTH = 3 };
@@ -320,7 +322,7 @@ static int check_operation(const struct operation *o, struct call c, char *memor
 {
     int rc = 0;
 
-    for (int n = 0; n < SIZES * 9 * 5 * 2 && rc == 0; n++) {
+    for (int n = 0; n < sizes * 9 * 5 * 2 && rc == 0; n++) {
         const int size = n / 90, in_place = n % 2;
 
         c.count = counts[size];
@@ -366,11 +368,13 @@ static int check_all(pld_runtime *rt)
     return rc;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     pld_runtime *rt = NULL;
     int rc = pld_runtime_open(NULL, &rt);
 
+    if (argc > 1 && atoi(argv[1]) >= 1 && atoi(argv[1]) <= SIZES)
+        sizes = atoi(argv[1]);
     if (rc == 0 && pld_runtime_size(rt) > BLOCKS_MOST)
         rc = PLD_ERR_ARG;
     if (rc == 0)

@@ -31,7 +31,7 @@ UCX = ["--mca", "pml", "ucx", "--mca", "btl", "^vader,tcp,openib"]
 VERBS = {"UCX_NET_DEVICES": "rxe0:1", "UCX_UD_VERBS_ETH_DGID_CHECK": "n", "UCX_LOG_LEVEL": "info"}
 TRAINING = "--model tiny --mesh dp=2,pp=2 --batch 4 --microbatches 2 --seq 8 " \
            "--decay constant".split()
-STEPS, ALL_STEPS = 3, 6  # of a training; of that which is interrupted, and of the host's
+STEPS, ALL_STEPS = 3, 4  # of a training; of that which is interrupted, and of the host's
 CHECKPOINTS = "/run/checkpoints"
 
 count = failed = 0
@@ -193,15 +193,15 @@ def train_on_host(gpt, folder):
 
 def jobs(where, coll, gpt):
     """What is run; of two machines, each has two of the four ranks."""
+    some = coll + ["4"]  # of the sizes
     if where == "one":
-        list_ = [Job(where, "rc", 2, "collectives", coll, shm=False),
-                 Job(where, "rc", 4, "collectives", coll, nodes=2),
-                 Job(where, "ud", 4, "collectives", coll, shm=False)]
+        list_ = [Job(where, "rc", 4, "collectives", coll, nodes=2),
+                 Job(where, "ud", 4, "collectives", some, shm=False)]
     else:
         list_ = [Job(where, "rc", 4, "collectives", coll),
-                 Job(where, "ud", 4, "collectives", coll)]
+                 Job(where, "ud", 4, "collectives", some)]
     if where == "one" or not gpt:
-        list_.append(Job(where, "ob1", 4, "collectives", coll, shm=where != "one"))
+        list_.append(Job(where, "ob1", 4, "collectives", some, shm=where != "one"))
     if gpt:
         wires = ("rc", "ud") if where == "one" else ("rc", "ob1")
         list_ += [Job(where, wire, 4, "training", gpt + ["--steps", str(STEPS)], shm=False)
