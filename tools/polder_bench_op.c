@@ -102,20 +102,33 @@ RUN_LIST(allgather_list, 0, 1, pld_allgather_list(c->world, items, BENCH_ITEMS, 
 RUN_LIST(broadcast_list, 0, 0,
          pld_broadcast_list(c->world, items, BENCH_ITEMS, c->dtype, c->root, &opts))
 
-/* To the next rank and from the previous one, at once: one of the two must not wait. */
+static int receive(const struct bench_call *c, const pld_coll_opts *opts)
+{
+    return pld_recv(c->world, c->recv, c->count, c->dtype, (c->rank + c->size - 1) % c->size, TAG,
+                    opts);
+}
+
+static int send(const struct bench_call *c, const pld_coll_opts *opts)
+{
+    return pld_send(c->world, c->send, c->count, c->dtype, (c->rank + 1) % c->size, TAG, opts);
+}
+
+/*
+ * To the next rank and from the previous one, at once: one of the two must not wait.  Of device
+ * memory they come one after the other, so that neighbours begin with different ones.
+ */
 static int run_sendrecv(const struct bench_call *c)
 {
     pld_request *requests[2] = {NULL, NULL};
-    const pld_coll_opts receiving = {PLD_OPTS(pld_coll_opts), .request = &requests[0],
-                                     .stream = c->stream};
-    const pld_coll_opts sending = {PLD_OPTS(pld_coll_opts), .request = &requests[1],
-                                   .stream = c->stream};
-    const int next = (c->rank + 1) % c->size;
-    const int previous = (c->rank + c->size - 1) % c->size;
-    int rc = pld_recv(c->world, c->recv, c->count, c->dtype, previous, TAG, &receiving);
+    const pld_coll_opts first = {PLD_OPTS(pld_coll_opts), .request = &requests[0],
+                                 .stream = c->stream};
+    const pld_coll_opts second = {PLD_OPTS(pld_coll_opts), .request = &requests[1],
+                                  .stream = c->stream};
+    const int receives = c->rank % 2 == 0;
+    int rc = receives ? receive(c, &first) : send(c, &first);
 
     if (rc == 0)
-        rc = pld_send(c->world, c->send, c->count, c->dtype, next, TAG, &sending);
+        rc = receives ? send(c, &second) : receive(c, &second);
     if (rc < 0)
         return rc;
     bench_compute(c->turns);

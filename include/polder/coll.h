@@ -330,6 +330,10 @@ PLD_API int pld_broadcast_list(pld_group *group, const pld_coll_item *items, siz
 /**
  * Send to rank `dest` of the group.  Matches the receive with the same tag;
  * messages with equal (source, tag) arrive in order.  May wait for the receive.
+ *
+ * Messages of device memory that NCCL carries have no tags and no overtaking: a group's are
+ * done one after the other in the order of the calls, also those with requests.  Two ranks
+ * that both receive first wait for each other; a group for each direction lets both flow.
  * @param tag  0 .. 2^20-1; more than the MPI in use can take is PLD_ERR_UNSUPPORTED
  */
 PLD_API int pld_send(pld_group *group, const void *buf, size_t count, pld_dtype dtype, int dest,
