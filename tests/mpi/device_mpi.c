@@ -42,11 +42,10 @@ int main(int argc, char **argv)
     void *host = NULL;
     void *data = NULL;
     double start = 0;
+    const int end = kills ? kill_rank_1() : -1;
     int right = 1;
     int rc;
 
-    if (kills)
-        kill_rank_1();
     rc = pld_runtime_open(&opts, &rt);
     if (rc == 0)
         rc = pld_stream_create(pld_runtime_device(rt), 0, &stream);
@@ -57,6 +56,8 @@ int main(int argc, char **argv)
     for (int i = 0; rc == 0 && (kills || (i < ENOUGH && right)); i++) {
         start = now();
         rc = reduce(rt, host, data, stream, request);
+        if (i == 0)
+            kill_soon(end);
         right = ((const float *)host)[COUNT - 1] == (float)pld_runtime_size(rt);
     }
     if (kills && rt != NULL)

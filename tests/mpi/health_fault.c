@@ -165,6 +165,8 @@ int main(int argc, char **argv)
     pld_runtime_opts opts = {PLD_OPTS(pld_runtime_opts), .report = report, .give_up = give_up};
     int rc;
 
+    /* mpirun gives a terminal, on which ranks' lines would mix: each says what it says at once. */
+    (void)setvbuf(stdout, NULL, _IOFBF, 1 << 16);
     if (pld_runtime_open(&opts, &rt) < 0) {
         (void)printf("open: %s\n", pld_last_error());
         return 2;

@@ -42,18 +42,38 @@ static inline int shared_descriptors(void)
     return n;
 }
 
-/** Before MPI is there: a child of rank 1 kills it, from outside, a little later. */
-static inline void kill_rank_1(void)
+/**
+ * Before MPI is there: a child of rank 1 is to kill it from outside, a little after it called
+ * kill_soon(): whoever is killed while MPI begins leaves the others there for ever.
+ * @return what to hand to kill_soon()
+ */
+static inline int kill_rank_1(void)
 {
-    const struct timespec later = {2, 0};
+    const struct timespec later = {1, 0};
     const char *rank = getenv("OMPI_COMM_WORLD_RANK");
+    const pid_t parent = getpid();
+    int ends[2];
+    char go;
 
-    if (rank == NULL || atoi(rank) != 1 || fork() != 0)
-        return;
+    if (rank == NULL || atoi(rank) != 1 || pipe(ends) != 0)
+        return -1;
+    if (fork() != 0) {
+        (void)close(ends[0]);
+        return ends[1];
+    }
     (void)fclose(stdout);
-    (void)nanosleep(&later, NULL);
-    (void)kill(getppid(), SIGKILL);
+    (void)close(ends[1]);
+    if (read(ends[0], &go, 1) == 1) {
+        (void)nanosleep(&later, NULL);
+        (void)kill(parent, SIGKILL);
+    }
     _exit(0);
+}
+
+static inline void kill_soon(int end)
+{
+    if (end >= 0 && write(end, "", 1) != 1)
+        _exit(1);
 }
 
 /** Say what the last call gave, and how long it took; a later one must fail, too. */

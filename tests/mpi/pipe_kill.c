@@ -55,12 +55,14 @@ int main(int argc, char **argv)
     pld_mesh *mesh = NULL;
     pld_pipe *pipe = NULL;
     double start = 0;
+    int end;
     int rc;
 
     elements = argc > 1 ? (size_t)atoll(argv[1]) : 1;
-    kill_rank_1();
+    end = kill_rank_1();
     if (pld_runtime_open(NULL, &rt) < 0 || make(rt, &mesh, &pipe) < 0)
         return 1;
+    kill_soon(end);
     do {
         start = now();
         rc = pld_pipe_step(pipe);

@@ -15,11 +15,12 @@ int main(int argc, char **argv)
     pld_runtime *rt = NULL;
     void *buffer = NULL;
     double start = 0;
+    const int end = kill_rank_1();
     int rc;
 
-    kill_rank_1();
     if (pld_runtime_open(NULL, &rt) < 0)
         return 1;
+    kill_soon(end);
     if (argc > 2 && atoi(argv[2]) != 0)
         (void)pld_mem_alloc(rt, count * sizeof(float), &buffer);
     else
