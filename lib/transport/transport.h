@@ -70,7 +70,7 @@ struct pldi_transport_ops {
     int (*split)(struct pldi_transport *t, int color, int key, const int *members, int size,
                  struct pldi_transport **out);
 
-    /** May be NULL.  Whether that rank has left, or a rank of t was revoked.  Local. */
+    /** May be NULL.  Whether that rank has left.  Local. */
     int (*gone)(struct pldi_transport *t, int rank);
 
     /** May be NULL.  Local; makes all pending and later calls of all ranks PLD_ERR_PEER. */

@@ -314,7 +314,7 @@ static int gone(struct pldi_transport *base, int rank)
     int is_gone;
 
     (void)pthread_mutex_lock(&t->world->lock);
-    is_gone = t->world->boxes[t->members[rank]].gone || is_revoked(t->world, t->context);
+    is_gone = t->world->boxes[t->members[rank]].gone;
     (void)pthread_mutex_unlock(&t->world->lock);
     return is_gone;
 }
