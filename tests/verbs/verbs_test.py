@@ -198,8 +198,7 @@ def jobs(where, coll, gpt):
         list_ = [Job(where, "rc", 4, "collectives", coll, nodes=2),
                  Job(where, "ud", 4, "collectives", some, shm=False)]
     else:
-        list_ = [Job(where, "rc", 4, "collectives", coll),
-                 Job(where, "ud", 4, "collectives", some)]
+        list_ = [Job(where, "rc", 4, "collectives", coll)]
     if where == "one" or not gpt:
         list_.append(Job(where, "ob1", 4, "collectives", some, shm=where != "one"))
     if gpt:
