@@ -39,12 +39,12 @@ INCLUDE = re.compile(r'\s*#\s*include\s+(["<])([\w./]+)[">]')
 
 
 def closure(module):
-    seen, todo = set(), [module]
-    while todo:
-        m = todo.pop()
+    seen, waiting = set(), [module]
+    while waiting:
+        m = waiting.pop()
         if m not in seen:
             seen.add(m)
-            todo += SEES[m]
+            waiting += SEES[m]
     return seen
 
 
