@@ -76,8 +76,8 @@ def mpi_paths():
 def pack_mpi(root):
     """Open MPI finds its parts by variables that `run` sets."""
     paths = mpi_paths()
-    launcher = shutil.which("mpirun")
-    place_with_libraries(launcher, root / "bin/mpirun", root, "$ORIGIN/../lib")
+    for name in ("mpirun", "orted"):  # a program without mpirun starts the second by itself
+        place_with_libraries(shutil.which(name), root / "bin" / name, root, "$ORIGIN/../lib")
     for part in sorted(paths["pkglibdir"].glob("*.so")):
         if not UNNEEDED.match(part.name):
             place_with_libraries(part, root / "lib/openmpi" / part.name, root, "$ORIGIN/..")
