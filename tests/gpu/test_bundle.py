@@ -52,4 +52,10 @@ with tempfile.TemporaryDirectory() as folder:
             print("#", log.name, log.read_text()[-400:].replace("\n", "\n# "))
     text = (place / "results/results.json").read_text()
     ok(text.count('"result": "passed"') == 2, "and in JSON")
+    alone = {"PATH": f"{root}/bin:/usr/bin:/bin", "HOME": folder, "OPAL_PREFIX": str(root),
+             "PMIX_INSTALL_PREFIX": str(root),
+             "OMPI_MCA_mca_base_component_path": f"{root}/lib/openmpi",
+             "PMIX_MCA_mca_base_component_path": f"{root}/lib/pmix", "OMPI_MCA_plm_rsh_agent": ""}
+    got = run(root / "bin/polder", "bench", "barrier", "-n", "1", env=alone, timeout=60)
+    ok(got.returncode == 0, f"a program starts without mpirun: {got.stderr.strip()[-200:]}")
 done()
