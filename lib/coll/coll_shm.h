@@ -22,7 +22,7 @@
 enum {
     PLDI_TEAM_INLINE = 40,            /**< bytes beside the arrival flag */
     PLDI_TEAM_SMALL = 4 << 10,        /**< bytes that arrive together with a rank */
-    PLDI_TEAM_SLOT = 256 << 10,       /**< bytes of a vector that are under way in a slot */
+    PLDI_TEAM_SLOT = 512 << 10,       /**< bytes of a vector that are under way in a slot */
     PLDI_TEAM_SLOTS = 3,              /**< slots in turn: one filled, one reduced, one emptied */
     PLDI_TEAM_PIECE_MIN = 4 << 10,    /**< of one rank in a slot */
     PLDI_TEAM_PIECE_DIRECT = 1 << 20, /**< bytes per step where there are no slots */
@@ -72,7 +72,8 @@ struct pldi_arrival {
         struct pldi_refs refs;
     } u;
     uint32_t direct; /**< bit per side: it is in the heap, or this rank has none */
-    unsigned char gap[128 - 60];
+    uint32_t stores; /**< the way slots are filled, if this is the rank that says it */
+    unsigned char gap[128 - 64];
 };
 _Static_assert(sizeof(struct pldi_arrival) == 128, "a line, and the one prefetched with it");
 
@@ -114,6 +115,8 @@ struct pldi_notes {
     uint64_t counts[];                      /**< all of alltoall_v, else PLDI_COUNTS at most */
 };
 
+struct pldi_stores;
+
 struct pldi_team {
     struct pldi_node_shm *node;
     struct pldi_shm shm;
@@ -135,6 +138,7 @@ struct pldi_team {
     int reads_all;              /**< data of all ranks come with them */
     int telling;                /**< all have arrived, and what they say must be read */
     struct pldi_levels *levels; /**< NULL: its ranks are few, and near */
+    struct pldi_stores *stores; /**< what this rank has measured */
 
     /* Of a large operation. */
     size_t piece, chunks;
@@ -143,7 +147,9 @@ struct pldi_team {
     int takes_in, takes_out;      /**< whether the stages exist */
     int send_direct, recv_direct; /**< whether peers' buffers are read, or written */
     int stream;                   /**< own results go past the caches */
-    int stream_peers;             /**< what other ranks read does */
+    int stream_peers;             /**< others' results do */
+    int stream_slots;             /**< what is put into slots does */
+    uint64_t planned;             /**< stamp */
 };
 
 /**

@@ -19,9 +19,9 @@
  *
  * Three counters per rank, of chunks of all operations so far, order it all: a
  * stage runs when the others' counters say that what it reads is there and what it
- * overwrites was read.  Slots are used in turn, so that the ranks need not keep step;
- * they stay in cache, so that the copies cost little memory traffic.  A rank with
- * nothing to do in a stage says at once that it has done it.
+ * overwrites was read.  Slots are used in turn, so that the ranks need not keep step.
+ * Whether they are written to stay in the caches is found out (coll_shm_stores.h).  A
+ * rank with nothing to do in a stage says at once that it has done it.
  *
  * A piece is read from all before it is written to any, by the one rank whose slice
  * it is: that makes in place safe, and the sum the same on all ranks.
@@ -30,9 +30,11 @@
 #include <string.h>
 
 #include "base/base_err.h"
+#include "base/base_ticks.h"
 #include "coll/coll_shape.h"
 #include "coll/coll_shm.h"
 #include "coll/coll_shm_levels.h"
+#include "coll/coll_shm_stores.h"
 
 /*
  * From which part of the last-level cache on, of all that the ranks touch, results go past
@@ -170,16 +172,28 @@ static int is_in_place(const pld_request *op)
            pldi_base(op, PLDI_RECEIVED, to.item) + to.offset;
 }
 
+/* The rank whose time is the operation's: one that reads slots. */
+static int measures(const pld_request *op)
+{
+    const struct pldi_shape *shape = pldi_shape(op->kind);
+
+    if (shape->to_root)
+        return op->root;
+    return shape->from_root ? (op->root + 1) % op->group->size : 0;
+}
+
 void pldi_team_choose_stores(pld_request *op)
 {
     struct pldi_team *team = op->group->team;
     const size_t touched = 2 * pldi_vector(op) * (size_t)team->size;
+    const int set = (int)((team->begun - 1) % 2);
 
     /* Reduced in place, a line is in the cache when it is written. */
     team->stream =
         touched >= team->node->cache_bytes / (is_in_place(op) ? CACHE_SHARE_IN_PLACE : CACHE_SHARE);
     team->stream &= !reduces(op) || op->send != op->recv;
-    team->stream_peers = !team->recv_direct || op->send != op->recv;
+    team->stream_peers = op->send != op->recv;
+    team->stream_slots = pldi_team_seat(team, measures(op))->arrivals[set].stores != 0;
 }
 
 /* Where all ranks' buffers are. */
@@ -196,6 +210,7 @@ void pldi_team_plan(pld_request *op)
     struct pldi_team *team = op->group->team;
     const size_t longest = reduces(op) ? pldi_slice_most(op) : flow_most(op);
 
+    team->planned = pldi_ticks();
     if (pldi_levels_carry(op)) {
         pldi_levels_plan(op);
         return;
@@ -275,12 +290,14 @@ void pldi_team_copy(const struct pldi_team *team, void *to, const void *from, si
 
 void pldi_team_put(const pld_request *op, int block, size_t offset, size_t bytes, unsigned char *to)
 {
+    const struct pldi_team *team = op->group->team;
+
     while (bytes > 0) {
         const struct pldi_spot spot = pldi_locate(op, PLDI_SENT, block, offset);
         const size_t n = min_size(spot.run, bytes);
 
-        pldi_team_copy(op->group->team, to, pldi_base(op, PLDI_SENT, spot.item) + spot.offset, n,
-                       1);
+        pldi_team_copy(team, to, pldi_base(op, PLDI_SENT, spot.item) + spot.offset, n,
+                       team->stream_slots);
         to += n;
         offset += n;
         bytes -= n;
@@ -328,15 +345,36 @@ static void stage_in(const pld_request *op)
     }
 }
 
-/* One run of the piece: where it comes from, and all places where it goes. */
-static void reduce_run(const pld_request *op, struct pldi_spot spot, size_t begin, size_t bytes)
+/* Where a run of the piece is to go, in the order of what goes past the caches; of so many. */
+static int find_targets(const pld_request *op, size_t begin, struct pldi_spot spot, int *streams)
 {
     struct pldi_team *team = op->group->team;
     const size_t chunk = team->done[PLDI_MID];
-    const size_t offset = chunk * team->piece + begin;
-    const struct pldi_sum sum = pldi_sum_of(op);
-    int targets = 0;
-    int streams;
+    const int takes = pldi_takes(op, team->rank);
+    void *own =
+        takes ? pldi_sum_place(op, pldi_base(op, PLDI_RECEIVED, spot.item), spot.offset) : NULL;
+    int n = 0;
+
+    if (takes && team->stream)
+        team->targets[n++] = own;
+    *streams = n;
+    for (int r = 0; r < team->size && team->recv_direct; r++) {
+        if (r != team->rank && pldi_takes(op, r))
+            team->targets[n++] = pldi_team_at_peer(op, r, PLDI_RECEIVED, spot);
+    }
+    if (team->takes_out)
+        team->targets[n++] = pldi_team_slot(team, team->rank, chunk, 1) + begin;
+    if (team->takes_out ? team->stream_slots : team->stream_peers)
+        *streams = n;
+    if (takes && !team->stream)
+        team->targets[n++] = own;
+    return n;
+}
+
+static void find_sources(const pld_request *op, size_t begin, struct pldi_spot spot)
+{
+    struct pldi_team *team = op->group->team;
+    const size_t at = (size_t)team->rank * team->piece + begin;
 
     for (int r = 0; r < team->size; r++) {
         if (r == team->rank)
@@ -344,22 +382,20 @@ static void reduce_run(const pld_request *op, struct pldi_spot spot, size_t begi
         else if (team->send_direct)
             team->sources[r] = pldi_team_at_peer(op, r, PLDI_SENT, spot);
         else
-            team->sources[r] =
-                pldi_team_slot(team, r, chunk, 0) + (size_t)team->rank * team->piece + begin;
+            team->sources[r] = pldi_team_slot(team, r, team->done[PLDI_MID], 0) + at;
     }
-    spot = pldi_locate(op, PLDI_RECEIVED, team->rank, offset);
-    for (int r = 0; r < team->size && team->recv_direct; r++) {
-        if (r != team->rank && pldi_takes(op, r))
-            team->targets[targets++] = pldi_team_at_peer(op, r, PLDI_RECEIVED, spot);
-    }
-    if (team->takes_out)
-        team->targets[targets++] = pldi_team_slot(team, team->rank, chunk, 1) + begin;
-    streams = team->stream_peers ? targets : 0;
-    if (pldi_takes(op, team->rank)) {
-        streams += team->stream;
-        team->targets[targets++] =
-            pldi_sum_place(op, pldi_base(op, PLDI_RECEIVED, spot.item), spot.offset);
-    }
+}
+
+/* One run of the piece, which begins at `spot` of what is sent. */
+static void reduce_run(const pld_request *op, struct pldi_spot spot, size_t begin, size_t bytes)
+{
+    const struct pldi_team *team = op->group->team;
+    const size_t offset = team->done[PLDI_MID] * team->piece + begin;
+    const struct pldi_sum sum = pldi_sum_of(op);
+    int targets, streams;
+
+    find_sources(op, begin, spot);
+    targets = find_targets(op, begin, pldi_locate(op, PLDI_RECEIVED, team->rank, offset), &streams);
     pldi_sum_to(&sum, team->targets, targets, team->sources, team->size,
                 bytes / pld_dtype_bytes(op->dtype), streams);
 }
@@ -523,6 +559,15 @@ static int is_done(const pld_request *op)
     return !(team->send_direct || team->recv_direct) || others_at(team, PLDI_MID, team->chunks);
 }
 
+static void note_time(const pld_request *op)
+{
+    struct pldi_team *team = op->group->team;
+
+    if (team->rank == measures(op) && (team->takes_in || team->takes_out))
+        pldi_stores_note(team->stores, op->kind, pldi_vector(op), team->stream_slots,
+                         pldi_ticks() - team->planned);
+}
+
 int pldi_team_move(pld_request *op, int *moved)
 {
     struct pldi_team *team = op->group->team;
@@ -532,6 +577,7 @@ int pldi_team_move(pld_request *op, int *moved)
         n++;
     *moved |= n > 0;
     if (is_done(op)) {
+        note_time(op);
         team->chunks_before += team->chunks;
         return 1;
     }

@@ -28,6 +28,7 @@
 #include "coll/coll_shm.h"
 #include "coll/coll_shm_levels.h"
 #include "coll/coll_shm_mail.h"
+#include "coll/coll_shm_stores.h"
 
 enum { CLOCK_EVERY = 64, PAGE = 4096, SPINS = 1000, FETCH_MOST = 1024 };
 static const double LOOK_SECONDS = 0.1;
@@ -61,6 +62,7 @@ void pldi_team_detach(struct pldi_team **team)
     pldi_shm_unmap(&t->shm);
     pldi_mail_destroy(&t->peers, t->size);
     pldi_levels_destroy(&t->levels);
+    pldi_free(t->stores);
     pldi_free(t->world);
     pldi_free(t->refs);
     pldi_free(t->words);
@@ -103,8 +105,9 @@ static struct pldi_team *make(const pld_group *group, struct pldi_node_shm *node
     t->offsets = pldi_alloc(n, sizeof(t->offsets[0]), "a team");
     t->targets = pldi_alloc(n + 1, sizeof(t->targets[0]), "a team");
     t->doors = pldi_alloc(n, sizeof(t->doors[0]), "a team");
+    t->stores = pldi_alloc(1, sizeof(t->stores[0]), "a team");
     if (t->world == NULL || t->refs == NULL || t->sources == NULL || t->targets == NULL ||
-        t->words == NULL || t->offsets == NULL || t->doors == NULL)
+        t->words == NULL || t->offsets == NULL || t->doors == NULL || t->stores == NULL)
         pldi_team_detach(&t);
     else if (t->rank == 0)
         (void)pldi_shm_create(n * t->seat_bytes + pldi_mail_bytes(t->size), "a team", &t->shm);
@@ -480,6 +483,7 @@ static void arrive(pld_request *op)
     if (op->code >= 0 && !is_small(op)) {
         a->u.refs = find_buffers(op);
         a->direct = direct_sides(op, a->u.refs);
+        a->stores = (uint32_t)pldi_stores_choose(team->stores, op->kind, pldi_vector(op));
     } else if (op->code >= 0) {
         bring(op, is_inline(op) ? a->u.data : seat->small[set]);
     }
