@@ -41,7 +41,13 @@
  * the caches.  Measured with cold and with hot buffers: a result in memory of its own is
  * never near, so that its lines would be fetched only to be overwritten.
  */
-enum { STAGES_PER_STEP = 4, CACHE_SHARE = 64, CACHE_SHARE_IN_PLACE = 16 };
+enum {
+    STAGES_PER_STEP = 4,
+    PIECES = 4,
+    PIECE_LEAST = 16 << 10,
+    CACHE_SHARE = 64,
+    CACHE_SHARE_IN_PLACE = 16
+};
 
 static size_t min_size(size_t a, size_t b)
 {
@@ -73,15 +79,22 @@ static int slot_is_cut(const pld_request *op)
     return pldi_shape(op->kind)->cut[PLDI_SENT] == PLDI_BLOCKS || op->group->team->takes_in;
 }
 
-static size_t piece_bytes(const pld_request *op)
+/* A slot's room for a piece; less of it where one rank fills what others empty, so that both have
+ * something to do. */
+static size_t piece_bytes(const pld_request *op, size_t longest)
 {
     const struct pldi_team *team = op->group->team;
+    const struct pldi_shape *shape = pldi_shape(op->kind);
+    const size_t parts = slot_is_cut(op) ? (size_t)team->size : 1;
+    const size_t room = team->slot_bytes / parts / PLDI_TEAM_PIECE_MIN * PLDI_TEAM_PIECE_MIN;
+    const size_t share =
+        (longest / PIECES + PLDI_TEAM_PIECE_MIN) / PLDI_TEAM_PIECE_MIN * PLDI_TEAM_PIECE_MIN;
 
     if (!team->takes_in && !team->takes_out)
         return PLDI_TEAM_PIECE_DIRECT;
-    if (!slot_is_cut(op))
-        return team->slot_bytes;
-    return team->slot_bytes / (size_t)team->size / PLDI_TEAM_PIECE_MIN * PLDI_TEAM_PIECE_MIN;
+    if (reduces(op) || !(shape->from_root || shape->to_root) || share > room)
+        return room;
+    return share > PIECE_LEAST ? share : min_size(PIECE_LEAST, room);
 }
 
 /* The longest of the flows between any two ranks: all must count the same chunks. */
@@ -221,7 +234,7 @@ void pldi_team_plan(pld_request *op)
         find_offsets(op);
     pldi_team_choose_stores(op);
     team->stages = PLDI_OUT + 1;
-    team->piece = piece_bytes(op);
+    team->piece = piece_bytes(op, longest);
     team->chunks = longest / team->piece + (longest % team->piece != 0);
     memset(team->done, 0, sizeof(team->done));
     if (!team->takes_in)
