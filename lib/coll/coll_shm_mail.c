@@ -221,20 +221,21 @@ static int find_room(struct pldi_peer *peer, uint64_t bytes, uint64_t *at, uint6
     return *used - freed <= PLDI_MAIL_BULK;
 }
 
-/* What goes along with a letter that announces a message: 1, or 0: there is no room. */
-static int enclose(const pld_request *op, struct pldi_letter *l)
+/* What goes along with a letter that announces a message; *at: where. 1, or 0: there is no room. */
+static int enclose(const pld_request *op, struct pldi_letter *l, uint64_t *at)
 {
     struct pldi_peer *peer = peer_of(op);
+    const size_t bytes = bytes_of(op);
     uint64_t used;
 
-    l->at = (uint64_t)(uintptr_t)op->send;
-    if (l->bytes > 0 && l->bytes <= PLDI_MAIL_INLINE)
-        memcpy(l->data, op->send, l->bytes);
-    if (!is_eager(l->bytes))
+    *at = (uint64_t)(uintptr_t)op->send;
+    if (bytes > 0 && bytes <= PLDI_MAIL_INLINE)
+        memcpy(l->data, op->send, bytes);
+    if (!is_eager(bytes))
         return 1;
-    if (!find_room(peer, l->bytes, &l->at, &used))
+    if (!find_room(peer, bytes, at, &used))
         return 0;
-    memcpy(peer->out->bulk + l->at, op->send, l->bytes);
+    memcpy(peer->out->bulk + *at, op->send, bytes);
     peer->used = used;
     return 1;
 }
@@ -246,21 +247,26 @@ static int write_letter(const pld_request *op, enum pldi_letter_kind kind, uint6
     struct pldi_box *out = peer->out;
     const uint64_t n = peer->written;
     struct pldi_letter *l = &out->letters[n % PLDI_MAIL_LETTERS];
+    const struct pldi_letter *next = &out->letters[(n + 1) % PLDI_MAIL_LETTERS];
+    uint64_t at = 0;
 
     if (n - letters_read(peer, PLDI_MAIL_LETTERS) >= PLDI_MAIL_LETTERS)
+        return 0;
+    /* The line that the other side looks at comes last, and at once: it goes to and fro. */
+    if (kind == PLDI_LETTER_MESSAGE && !enclose(op, l, &at))
         return 0;
     l->kind = kind;
     l->tag = op->tag;
     l->id = op->mail.id;
     l->bytes = bytes_of(op);
     l->ref = ref;
-    if (kind == PLDI_LETTER_MESSAGE && !enclose(op, l))
-        return 0;
+    l->at = at;
     peer->used_by[n % (2 * PLDI_MAIL_LETTERS)] = peer->used;
     peer->written = n + 1;
     atomic_store_explicit(&l->seq, n + 1, memory_order_release);
     pldi_door_ring(door_of(op));
-    pldi_fetch_to_write(&out->letters[(n + 1) % PLDI_MAIL_LETTERS]);
+    pldi_fetch_to_write(next);
+    pldi_fetch_to_write(&next->data[LINE]);
     return 1;
 }
 
