@@ -2,6 +2,7 @@
 # SPDX-FileCopyrightText: The polder authors
 # SPDX-License-Identifier: Apache-2.0
 """Bad input: one sentence that names the thing, a non-zero status, no hang, nothing lost."""
+import concurrent.futures
 import os
 import pathlib
 import re
@@ -16,8 +17,8 @@ SHORT = ["--model", "tiny", "--batch", 4, "--seq", 16, "--steps", 2]
 TEXTED = ["--text", TEXT, *SHORT]
 
 
-def refuses(what, ranks, arguments, sentence, launch=()):
-    code, out, err = job.finish(job.start(ranks, *arguments, launch=launch), 60)
+def refused(what, ended, sentence):
+    code, out, err = ended
     said = [line for line in err.splitlines() if line.startswith("gpt: ")]
     good = job.ok(code not in (0, None), f"{what}: status {code}")
     good &= job.ok(len(said) == 1 and re.search(sentence, said[0]) is not None,
@@ -28,21 +29,37 @@ def refuses(what, ranks, arguments, sentence, launch=()):
         job.note(out + err)
 
 
+def refuses(what, ranks, arguments, sentence, launch=()):
+    refused(what, job.finish(job.start(ranks, *arguments, launch=launch), 60), sentence)
+
+
+def all_refuse(cases):
+    """Cases that touch nothing, some at a time: most of a job's time its launcher sleeps."""
+    def run(case):
+        return job.finish(job.start(case[1], *case[2]), 60)
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for case, ended in zip(cases, pool.map(run, cases)):
+            refused(case[0], ended, case[3])
+
+
 def options():
-    refuses("unknown option", 2, ["--tex", TEXT], r'"--tex"')
-    refuses("option without value", 2, ["--text"], r"--text needs a value")
-    refuses("no number", 2, [*TEXTED, "--lr", "fast"], r'--lr is "fast"')
-    refuses("negative count", 2, [*TEXTED, "--steps", -1], r'--steps is "-1"')
-    refuses("no data", 2, SHORT, r"--text or --llmc-data")
-    refuses("unknown model", 2, ["--text", TEXT, "--model", "huge"], r'"huge"')
-    refuses("unknown schedule", 2, [*TEXTED, "--schedule", "2f2b"], r'"?2f2b"?')
-    refuses("mesh of another size", 4, [*TEXTED, "--mesh", "dp=3"], r"dp=3|3.*4")
-    refuses("unknown axis", 2, [*TEXTED, "--mesh", "xx=2"], r"xx")
-    refuses("axis of others", 2, [*TEXTED, "--mesh", "tp=2"], r'"tp=2"')
-    refuses("more stages than layers", 6, [*TEXTED, "--mesh", "pp=6"], r"4 layers")
-    refuses("odd batch", 2, [*TEXTED, "--batch", 3], r"--batch 3")
-    refuses("odd microbatches", 2, [*TEXTED, "--microbatches", 3], r"--microbatches 3")
-    refuses("too long a sequence", 2, [*TEXTED, "--seq", 100000], r"--seq is 100000")
+    all_refuse([
+        ("unknown option", 2, ["--tex", TEXT], r'"--tex"'),
+        ("option without value", 2, ["--text"], r"--text needs a value"),
+        ("no number", 2, [*TEXTED, "--lr", "fast"], r'--lr is "fast"'),
+        ("negative count", 2, [*TEXTED, "--steps", -1], r'--steps is "-1"'),
+        ("no data", 2, SHORT, r"--text or --llmc-data"),
+        ("unknown model", 2, ["--text", TEXT, "--model", "huge"], r'"huge"'),
+        ("unknown schedule", 2, [*TEXTED, "--schedule", "2f2b"], r'"?2f2b"?'),
+        ("mesh of another size", 4, [*TEXTED, "--mesh", "dp=3"], r"dp=3|3.*4"),
+        ("unknown axis", 2, [*TEXTED, "--mesh", "xx=2"], r"xx"),
+        ("axis of others", 2, [*TEXTED, "--mesh", "tp=2"], r'"tp=2"'),
+        ("more stages than layers", 6, [*TEXTED, "--mesh", "pp=6"], r"4 layers"),
+        ("odd batch", 2, [*TEXTED, "--batch", 3], r"--batch 3"),
+        ("odd microbatches", 2, [*TEXTED, "--microbatches", 3], r"--microbatches 3"),
+        ("too long a sequence", 2, [*TEXTED, "--seq", 100000], r"--seq is 100000"),
+    ])
     code, out, _ = job.finish(job.start(2, "--help"))
     job.ok(code == 0 and out.count("usage: gpt") == 1, "--help is printed once, status 0")
 
@@ -50,23 +67,25 @@ def options():
 def data():
     model = job.model_file()
     tokens = job.text_tokens()
-    refuses("no text", 2, ["--text", "/nonexistent/text", *SHORT], r"/nonexistent/text")
-    refuses("empty folder", 2, ["--text", os.path.dirname(str(job.folder / "void" / "x")), *SHORT],
-            r"void")
-    refuses("no token file", 2, ["--llmc-data", job.folder / "no*.bin", *SHORT], r"no\*\.bin")
     short = job.tokens_file("short.bin", tokens, declared=10 * len(tokens))
-    refuses("truncated tokens", 2, ["--llmc-data", short, *SHORT], r"short\.bin")
     magic = job.tokens_file("magic.bin", tokens, magic=1)
-    refuses("no token file at all", 2, ["--llmc-data", magic, *SHORT], r"magic\.bin")
     large = job.tokens_file("large.bin", [60000] * 4000)
-    for mesh in ("dp=2", "pp=2"):
-        refuses(f"token outside the vocabulary, {mesh}", 2,
-                ["--llmc-data", large, *SHORT, "--mesh", mesh], r"60000")
-    refuses("no model file", 2, ["--llmc-data", short, "--llmc-model", job.folder / "nil"], r"nil")
+    good = job.tokens_file("good.bin", tokens)
     half = job.folder / "half.bin"
     half.write_bytes(model.read_bytes()[:100000])
-    good = job.tokens_file("good.bin", tokens)
-    refuses("truncated model", 2, ["--llmc-data", good, "--llmc-model", half], r"half\.bin")
+    all_refuse([
+        ("no text", 2, ["--text", "/nonexistent/text", *SHORT], r"/nonexistent/text"),
+        ("empty folder", 2, ["--text", job.folder / "void", *SHORT], r"void"),
+        ("no token file", 2, ["--llmc-data", job.folder / "no*.bin", *SHORT], r"no\*\.bin"),
+        ("truncated tokens", 2, ["--llmc-data", short, *SHORT], r"short\.bin"),
+        ("no token file at all", 2, ["--llmc-data", magic, *SHORT], r"magic\.bin"),
+        ("token outside the vocabulary, dp=2", 2,
+         ["--llmc-data", large, *SHORT, "--mesh", "dp=2"], r"60000"),
+        ("token outside the vocabulary, pp=2", 2,
+         ["--llmc-data", large, *SHORT, "--mesh", "pp=2"], r"60000"),
+        ("no model file", 2, ["--llmc-data", short, "--llmc-model", job.folder / "nil"], r"nil"),
+        ("truncated model", 2, ["--llmc-data", good, "--llmc-model", half], r"half\.bin"),
+    ])
 
 
 def saves():
