@@ -10,6 +10,10 @@
  * here), row-major and dense; parameters, their gradients, and statistics of rows are
  * f32.  A backend of a GPU puts its work into the stage's stream and does not wait.
  *
+ * Everything between tokens(), head_begin() and head_done() may be recorded and replayed as a CUDA
+ * graph.  So its arguments are addresses and sizes that stay, and what changes from one
+ * microbatch to the next is read from memory.
+ *
  * Operations do not return codes.  The first that fails leaves its code and sentence by
  * gpt_broken(); the stage asks for it before it promises anything to others.
  */
@@ -129,7 +133,9 @@ struct gpt_backend {
      *  embedding matrix; dhidden [rows][C] receives that of `hidden`. */
     void (*head)(struct gpt_stage *s, const struct gpt_part *part, void *dhidden);
 
-    /** All parts of a forward have had their head. */
+    /** Before the first head of a forward, and after its last.  Not part of the work that is
+     *  recorded as a graph: what they do depends on the forwards before. */
+    void (*head_begin)(struct gpt_stage *s);
     void (*head_done)(struct gpt_stage *s);
 
     /** Logits [vocab] of one row, for the host; waits. */

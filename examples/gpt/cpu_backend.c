@@ -194,7 +194,7 @@ static void cpu_linear_weight(struct gpt_stage *s, const struct gpt_linear *l, c
     gpt_lap(s, GPT_GEMM);
 }
 
-static void cpu_head_done(struct gpt_stage *s)
+static void cpu_head_edge(struct gpt_stage *s)
 {
     (void)s;
 }
@@ -237,7 +237,8 @@ const struct gpt_backend gpt_cpu = {
     .attention = gpt_cpu_attention,
     .attention_backward = gpt_cpu_attention_backward,
     .head = gpt_cpu_head,
-    .head_done = cpu_head_done,
+    .head_begin = cpu_head_edge,
+    .head_done = cpu_head_edge,
     .logits = gpt_cpu_logits,
     .loss = cpu_loss,
     .settle = cpu_settle,

@@ -295,6 +295,7 @@ const struct gpt_backend gpt_cuda = {
     .attention = gpt_gpu_attention,
     .attention_backward = gpt_gpu_attention_backward,
     .head = gpt_gpu_head,
+    .head_begin = gpt_gpu_head_begin,
     .head_done = gpt_gpu_head_done,
     .logits = gpt_gpu_logits,
     .loss = gpt_gpu_loss,

@@ -89,6 +89,7 @@ void gpt_gpu_attention(struct gpt_stage *s, struct gpt_rows rows, const struct g
 void gpt_gpu_attention_backward(struct gpt_stage *s, struct gpt_rows rows,
                                 const struct gpt_saved *saved, const void *dout, void *dqkv);
 void gpt_gpu_head(struct gpt_stage *s, const struct gpt_part *part, void *dhidden);
+void gpt_gpu_head_begin(struct gpt_stage *s);
 void gpt_gpu_head_done(struct gpt_stage *s);
 int gpt_gpu_logits(struct gpt_stage *s, const void *hidden, float *out);
 int gpt_gpu_loss(struct gpt_stage *s, double *out);

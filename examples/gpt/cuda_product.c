@@ -156,7 +156,7 @@ static void make_logits(struct gpt_stage *s, const struct gpt_linear *l, const v
     gpt_gpu_multiply(s, p);
 }
 
-static void begin_losses(struct gpt_stage *s)
+void gpt_gpu_head_begin(struct gpt_stage *s)
 {
     struct gpt_gpu *g = gpt_gpu_of(s);
 
@@ -175,7 +175,6 @@ void gpt_gpu_head(struct gpt_stage *s, const struct gpt_part *part, void *dhidde
     struct gpt_product p;
     int vocab = s->config.vocab, stride = gpt_gpu_logit_stride(s);
 
-    begin_losses(s);
     make_logits(s, &l, part->hidden);
     gpt_gpu_launch(s, GPT_KERNEL_cross_entropy, each,
                    GPT_ARGUMENTS(&s->scratch.logits, &s->scratch.losses, &at.targets, &vocab,

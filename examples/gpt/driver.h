@@ -35,6 +35,7 @@ struct gpt_options {
     const char *decay;
     const char *device;   /**< "cpu", "cuda" or "auto" */
     const char *dtype;    /**< "f32" or "bf16" */
+    const char *graphs;   /**< "off" or "on" */
     int64_t batch;        /**< sequences of the global batch */
     int64_t microbatches; /**< of one data-parallel rank; 0: chosen */
     int64_t seq;          /**< 0: 128, or the model's limit if that is smaller */

@@ -33,6 +33,16 @@ static void layers_forward(struct gpt_stage *s, struct gpt_rows rows, const stru
     }
 }
 
+/* Where the backend reads the tokens of these rows. */
+static const int32_t *bring_tokens(struct gpt_stage *s, struct gpt_rows rows,
+                                   const struct gpt_slot *slot, const int32_t *tokens)
+{
+    if (!s->first)
+        return NULL;
+    return s->backend->tokens(s, slot != NULL ? slot->tokens : s->scratch.tokens, tokens,
+                              rows.count, slot != NULL);
+}
+
 /* What the first layer reads. */
 static const void *input(struct gpt_stage *s, struct gpt_rows rows, const struct gpt_slot *slot,
                          const int32_t *tokens, const void *in)
@@ -41,8 +51,6 @@ static const void *input(struct gpt_stage *s, struct gpt_rows rows, const struct
 
     if (!s->first)
         return in;
-    tokens = s->backend->tokens(s, slot != NULL ? slot->tokens : s->scratch.tokens, tokens,
-                                rows.count, slot != NULL);
     s->backend->embed(s, rows, tokens, x);
     return x;
 }
@@ -91,11 +99,22 @@ static int check_forward(struct gpt_stage *s, int microbatch, const int32_t *tok
     return 0;
 }
 
+static int forward_work(struct gpt_stage *s, const struct gpt_call *c)
+{
+    const void *x = input(s, s->rows, c->slot, c->tokens, c->in);
+
+    layers_forward(s, s->rows, c->slot, x, s->last ? s->scratch.final : c->out);
+    if (s->last)
+        gpt_head(s, s->layer_count > 0 ? s->scratch.final : x, c->targets, c->scale,
+                 c->slot != NULL ? c->slot->dx : NULL);
+    return s->broken;
+}
+
 int gpt_stage_forward(struct gpt_stage *s, int microbatch, const int32_t *tokens,
                       const int32_t *targets, float grad_scale, const void *in, void *out)
 {
+    struct gpt_call call = {.in = in, .out = out, .scale = grad_scale};
     struct gpt_slot *slot = NULL;
-    const void *x;
     int rc = check_forward(s, microbatch, tokens, targets, grad_scale != 0);
 
     if (rc != 0)
@@ -106,13 +125,16 @@ int gpt_stage_forward(struct gpt_stage *s, int microbatch, const int32_t *tokens
         slot = slot_of(s, -1);
         slot->microbatch = microbatch;
     }
-    x = input(s, s->rows, slot, tokens, in);
-    layers_forward(s, s->rows, slot, x, s->last ? s->scratch.final : out);
-    if (s->last)
-        gpt_head(s, s->layer_count > 0 ? s->scratch.final : x,
-                 s->backend->tokens(s, s->scratch.targets, targets, s->rows.count, 0), grad_scale,
-                 slot != NULL ? slot->dx : NULL);
-    return s->broken;
+    call.slot = slot;
+    call.tokens = bring_tokens(s, s->rows, slot, tokens);
+    if (s->last) {
+        call.targets = s->backend->tokens(s, s->scratch.targets, targets, s->rows.count, 0);
+        s->backend->head_begin(s);
+    }
+    rc = s->broken != 0 ? s->broken : gpt_graphs_run(s, &call, forward_work);
+    if (rc == 0 && s->last)
+        s->backend->head_done(s);
+    return rc != 0 ? rc : s->broken;
 }
 
 /* Tensors of the head got their gradients in the forward. */
@@ -136,23 +158,45 @@ static int embed_ready(struct gpt_stage *s)
     return rc == 0 ? gpt_ready(s, &s->own.of[GPT_WTE]) : rc;
 }
 
-static int layers_backward(struct gpt_stage *s, const struct gpt_slot *slot, const void *in,
-                           void *dx)
+/* Whoever waits for gradients gets those of a layer when the next layer's work begins. */
+static int layers_backward(struct gpt_stage *s, const struct gpt_call *c, void *dx)
 {
+    const struct gpt_saved *layers = c->slot->layers;
     int rc = 0;
 
-    for (int l = s->layer_count - 1; l >= 0 && rc == 0; l--)
-        rc = gpt_layer_backward(s, l, s->rows, &slot->layers[l],
-                                l > 0 || s->first ? slot->layers[l].x : in, dx);
+    for (int l = s->layer_count - 1; l >= 0 && rc == 0; l--) {
+        rc = gpt_layer_backward(s, l, s->rows, &layers[l], l > 0 || s->first ? layers[l].x : c->in,
+                                dx);
+        if (rc == 0 && l > 0 && c->final)
+            rc = gpt_graphs_cut(s);
+    }
     return rc;
+}
+
+static int backward_work(struct gpt_stage *s, const struct gpt_call *c)
+{
+    const size_t bytes = (size_t)s->rows.count * (size_t)s->config.channels * s->element;
+    void *dx = s->last ? c->slot->dx : s->scratch.dx;
+    int rc;
+
+    if (!s->last)
+        s->backend->copy(s, dx, c->grad_out, bytes);
+    rc = layers_backward(s, c, dx);
+    if (rc != 0)
+        return rc;
+    if (s->first)
+        s->backend->embed_backward(s, s->rows, c->tokens, dx);
+    else
+        s->backend->copy(s, c->out, dx, bytes);
+    return s->broken;
 }
 
 int gpt_stage_backward(struct gpt_stage *s, int microbatch, const void *in, const void *grad_out,
                        void *grad_in)
 {
-    const size_t bytes = (size_t)s->rows.count * (size_t)s->config.channels * s->element;
     struct gpt_slot *slot = microbatch >= 0 ? slot_of(s, microbatch) : NULL;
-    void *dx;
+    struct gpt_call call = {
+        .slot = slot, .in = in, .grad_out = grad_out, .out = grad_in, .backward = 1};
     int rc;
 
     if (slot == NULL)
@@ -165,20 +209,15 @@ int gpt_stage_backward(struct gpt_stage *s, int microbatch, const void *in, cons
         s->fresh = 0;
     }
     gpt_lap(s, GPT_CLASSES);
-    dx = s->last ? slot->dx : s->scratch.dx;
-    if (!s->last)
-        s->backend->copy(s, dx, grad_out, bytes);
+    call.final = s->final;
+    call.tokens = slot->tokens;
     rc = head_ready(s);
     if (rc == 0)
-        rc = layers_backward(s, slot, in, dx);
-    if (rc != 0)
-        return rc;
-    if (!s->first) {
-        s->backend->copy(s, grad_in, dx, bytes);
-        return s->broken;
-    }
-    s->backend->embed_backward(s, s->rows, slot->tokens, dx);
-    return embed_ready(s);
+        rc = gpt_graphs_run(s, &call, backward_work);
+    if (rc == 0 && s->first)
+        rc = embed_ready(s);
+    s->warm |= rc == 0 && s->final;
+    return rc;
 }
 
 int gpt_stage_logits(struct gpt_stage *s, int count, const int32_t *tokens, const void *in,
@@ -198,7 +237,7 @@ int gpt_stage_logits(struct gpt_stage *s, int count, const int32_t *tokens, cons
         return rc;
     gpt_lap(s, GPT_CLASSES);
     refresh(s);
-    x = input(s, rows, NULL, tokens, in);
+    x = input(s, rows, NULL, bring_tokens(s, rows, NULL, tokens), in);
     layers_forward(s, rows, NULL, x, s->last ? s->scratch.final : out);
     if (!s->last)
         return s->broken;

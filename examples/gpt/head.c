@@ -35,7 +35,6 @@ void gpt_head(struct gpt_stage *s, const void *x, const int32_t *targets, float 
             s->backend->norm_backward(s, &norm, (const char *)x + at, (char *)dx + at,
                                       s->scratch.wide, 1);
     }
-    s->backend->head_done(s);
 }
 
 int gpt_head_logits(struct gpt_stage *s, const void *x, float *out)

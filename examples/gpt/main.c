@@ -25,8 +25,9 @@ static void describe_device(const struct gpt_trainer *t)
     if (t->device == NULL)
         return;
     pld_device_get_info(t->device, &info);
-    printf("device: %s, compute capability %d.%d, in %s\n", info.name, info.capability / 10,
-           info.capability % 10, pld_dtype_name(t->dtype));
+    printf("device: %s, compute capability %d.%d, in %s%s\n", info.name, info.capability / 10,
+           info.capability % 10, pld_dtype_name(t->dtype),
+           strcmp(t->options->graphs, "on") == 0 ? ", as CUDA graphs" : "");
 }
 
 static void describe(const struct gpt_trainer *t)

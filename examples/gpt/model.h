@@ -71,6 +71,8 @@ struct gpt_stage_opts {
     int microbatches;   /**< of one step: after the last one's backward gradients are final */
     pld_dtype dtype;    /**< of activations: PLD_F32, or PLD_BF16 on a GPU */
     pld_device *device; /**< where to compute, and where the params are; NULL: the processor */
+    int graphs;         /**< 1: on a GPU, the work of a microbatch is recorded after the first step
+                             and replayed, see gpt_stage_backward() */
 };
 
 /** "One sentence" of this thread's latest failing gpt_ function. */
@@ -169,6 +171,10 @@ int gpt_stage_settle(struct gpt_stage *stage);
 
 /**
  * Backward of one microbatch, whose forward had a grad_scale other than 0.
+ *
+ * With `graphs` a forward and backward is recorded once for each set of buffers that it is called
+ * with (at most 256 sets; beyond that work is launched as without), as one CUDA graph; the last
+ * backward of a step as one for each layer, and ready() is called between them.
  * PLD_ERR_STATE: it had not; PLD_ERR_DEVICE; and what ready() of gpt_stage_on_ready() says.
  * @param grad_out  [batch][seq][channels]; NULL on the last stage
  * @param grad_in   as grad_out; NULL on the first stage

@@ -28,6 +28,8 @@ const char gpt_usage[] =
     "  --device NAME        cpu (default), cuda, or auto: a GPU where every rank has one\n"
     "  --dtype NAME         of activations and matrix products: f32 (default), or bf16 on a GPU;\n"
     "                       parameters, gradients and sums are f32\n"
+    "  --cuda-graphs NAME   on: from the second step on a GPU replays a microbatch's work as\n"
+    "                       graphs; off (default, until a GPU has shown where they pay)\n"
     "training\n"
     "  --steps N            steps of the whole run (default 100)\n"
     "  --lr X --warmup N --decay cosine|linear|constant\n"
@@ -74,6 +76,7 @@ static const struct option table[] = {
     {"--decay", TEXT, AT(decay), 0, 0},
     {"--device", TEXT, AT(device), 0, 0},
     {"--dtype", TEXT, AT(dtype), 0, 0},
+    {"--cuda-graphs", TEXT, AT(graphs), 0, 0},
     {"--batch", COUNT, AT(batch), 1, 1 << 30},
     {"--microbatches", COUNT, AT(microbatches), 1, 1 << 20},
     {"--seq", COUNT, AT(seq), 1, 1 << 20},
@@ -165,6 +168,10 @@ static int check_device(const struct gpt_options *o)
     if (strcmp(o->dtype, "bf16") == 0 && strcmp(o->device, "cpu") == 0)
         return gpt_fail(PLD_ERR_ARG,
                         "--dtype bf16 needs --device cuda; the processor has f32 alone");
+    if (strcmp(o->graphs, "off") != 0 && strcmp(o->graphs, "on") != 0)
+        return gpt_fail(PLD_ERR_ARG, "--cuda-graphs is \"%s\"; there are off and on", o->graphs);
+    if (strcmp(o->graphs, "on") == 0 && strcmp(o->device, "cpu") == 0)
+        return gpt_fail(PLD_ERR_ARG, "--cuda-graphs on needs --device cuda");
     return 0;
 }
 
@@ -198,6 +205,7 @@ int gpt_options_read(int argc, char **argv, struct gpt_options *out)
                                 .codec = "raw",
                                 .device = "cpu",
                                 .dtype = "f32",
+                                .graphs = "off",
                                 .batch = 8,
                                 .steps = 100,
                                 .seed = 1337,

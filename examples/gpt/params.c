@@ -135,11 +135,18 @@ int gpt_stage_init(struct gpt_stage *s, uint64_t seed)
 
 int gpt_ready(struct gpt_stage *s, const struct gpt_tensor *tensor)
 {
+    if (s->broken != 0 || !s->final || tensor->id < 0)
+        return s->broken;
+    return gpt_graphs_ready(s, tensor->id) ? 0 : gpt_tell_ready(s, tensor->id);
+}
+
+int gpt_tell_ready(struct gpt_stage *s, int id)
+{
     int rc;
 
-    if (s->broken != 0 || !s->final || s->ready == NULL || tensor->id < 0)
-        return s->broken;
-    rc = s->ready(s->ready_context, tensor->id);
+    if (s->ready == NULL)
+        return 0;
+    rc = s->ready(s->ready_context, id);
     gpt_lap(s, GPT_CLASSES); /* what the caller does then is not the model's time */
     return rc < 0 ? gpt_fail(rc, "%s", pld_last_error()) : 0;
 }

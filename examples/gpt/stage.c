@@ -176,6 +176,8 @@ static int build(struct gpt_stage *s, const struct gpt_stage_opts *opts, pld_par
         rc = s->backend->open(s);
     if (rc == 0)
         rc = allocate(s);
+    if (rc == 0)
+        rc = gpt_graphs_create(s);
     return rc == 0 ? gpt_tensors_add(s) : rc;
 }
 
@@ -209,6 +211,7 @@ void gpt_stage_destroy(struct gpt_stage **stage)
         free(s->slots[i].layers);
     free(s->slots);
     free(s->layers);
+    gpt_graphs_destroy(s);
     if (s->memory != NULL)
         s->backend->free(s, s->memory);
     if (s->backend != NULL)

@@ -87,6 +87,24 @@ struct gpt_cut {
 /** The next `count` pieces of `size` bytes, aligned to 256 bytes. */
 void *gpt_take(struct gpt_cut *cut, size_t count, size_t size);
 
+/**
+ * What a forward or backward works with beside the stage's own memory.  The arguments of all its
+ * kernels and products follow from this, so that a graph of it can be replayed for an equal one.
+ */
+struct gpt_call {
+    const struct gpt_slot *slot; /**< NULL: a forward that saves nothing */
+    const int32_t *tokens;       /**< where the backend reads them; NULL but on the first stage */
+    const int32_t *targets;      /**< of a forward on the last stage, as tokens */
+    const void *in;              /**< the stage's input; NULL on the first stage */
+    const void *grad_out;        /**< of a backward, NULL on the last stage */
+    void *out;                   /**< the stage's output, or the gradient of its input */
+    float scale;                 /**< of a forward's gradients */
+    int backward;                /**< 1: it is one */
+    int final;                   /**< 1: the last backward of a step */
+};
+
+struct gpt_graphs;
+
 struct gpt_stage {
     struct gpt_stage_opts opts;
     struct gpt_config config;
@@ -113,9 +131,11 @@ struct gpt_stage {
 
     int (*ready)(void *context, int id);
     void *ready_context;
-    int backwards; /**< of this step */
-    int final;     /**< 1: the one under way is the last of the step */
-    double loss;   /**< processor: sum since it was last asked for */
+    int backwards;             /**< of this step */
+    int final;                 /**< 1: the one under way is the last of the step */
+    int warm;                  /**< 1: there was a whole step, so that all kernels are loaded */
+    struct gpt_graphs *graphs; /**< NULL: all work is launched by itself */
+    double loss;               /**< processor: sum since it was last asked for */
 
     int measuring;
     double lap; /**< when the last piece of work ended */
@@ -145,6 +165,27 @@ int gpt_layer_backward(struct gpt_stage *stage, int layer, struct gpt_rows rows,
 
 /** The gradient of a tensor is complete if this is the step's last backward. */
 int gpt_ready(struct gpt_stage *stage, const struct gpt_tensor *tensor);
+
+/** Say so, whatever is being recorded. */
+int gpt_tell_ready(struct gpt_stage *stage, int id);
+
+/** If the stage is to have graphs.  PLD_ERR_NOMEM. */
+int gpt_graphs_create(struct gpt_stage *stage);
+void gpt_graphs_destroy(struct gpt_stage *stage);
+
+/**
+ * Do the work of a call: by the graphs of an equal call before, or by work(), which is recorded
+ * once the stage is warm.
+ */
+int gpt_graphs_run(struct gpt_stage *stage, const struct gpt_call *call,
+                   int (*work)(struct gpt_stage *stage, const struct gpt_call *call));
+
+/** From here on another graph is recorded, if one is.  The one so far is launched, and what it
+ *  completes is reported. */
+int gpt_graphs_cut(struct gpt_stage *stage);
+
+/** Note a tensor for the end of the graph that is being recorded.  0: none is. */
+int gpt_graphs_ready(struct gpt_stage *stage, int id);
 
 /**
  * Final norm, logits, loss, and with a scale other than 0 their gradients.

@@ -150,7 +150,8 @@ static int make_stage(struct gpt_trainer *t, const pld_schedule *schedule)
                                         .live = pld_schedule_peak_live(schedule, t->pp_rank),
                                         .microbatches = t->microbatches,
                                         .dtype = t->dtype,
-                                        .device = t->device};
+                                        .device = t->device,
+                                        .graphs = strcmp(t->options->graphs, "on") == 0};
     const size_t tokens = (size_t)t->microbatches * (size_t)t->sequences * (size_t)t->seq;
     void *inputs = NULL, *targets = NULL;
     int rc = gpt_from_polder(pld_params_create(t->mesh, &t->params));

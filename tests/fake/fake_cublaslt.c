@@ -3,7 +3,7 @@
 
 /*
  * cuBLASLt without a GPU: what examples/gpt calls, by CBLAS in f32, at its turn in the stream of
- * the fake driver.
+ * the fake driver, or in each launch of the graph that the stream recorded.
  *
  * FAKE_CUBLASLT_COUNTS=file  write "multiply N" and "choose N" at exit
  *
@@ -25,7 +25,13 @@
 #include <string.h>
 
 /* cublasStatus_t, cudaDataType_t, cublasLtMatmulDescAttributes_t, cublasLtEpilogue_t */
-enum { SUCCESS = 0, NOT_INITIALIZED = 1, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
+enum {
+    SUCCESS = 0,
+    NOT_INITIALIZED = 1,
+    INVALID_VALUE = 7,
+    EXECUTION_FAILED = 13,
+    NOT_SUPPORTED = 15
+};
 enum { R_32F = 0, R_16BF = 14, COMPUTE_32F = 68 };
 enum { TRANSA = 3, TRANSB = 4, EPILOGUE = 7, BIAS = 8, AUX = 11, AUX_LD = 12, COUNT = 13 };
 enum { DEFAULT = 1, WITH_BIAS = 4, GELU_AUX_BIAS = 164, DGELU = 192 };
@@ -171,7 +177,6 @@ static int step(void *context)
     free(a);
     free(b);
     free(out);
-    free(job);
     return 1;
 }
 
@@ -390,5 +395,5 @@ FAKE_EXPORT int cublasLtMatmul(void *handle, void *desc, const void *alpha, cons
         free(job);
         return INVALID_VALUE;
     }
-    return fake_cuda_enqueue(stream, step, job) == 0 ? SUCCESS : INVALID_VALUE;
+    return fake_cuda_enqueue_again(stream, step, job, free) == 0 ? SUCCESS : EXECUTION_FAILED;
 }

@@ -49,7 +49,8 @@
  * - cuMemFree and cuMemFreeHost wait for the device, which can deadlock, as CUDA's can.
  *
  * Under capture, streams that join by events are recorded and replayed with their own
- * order; copies that touch pageable memory and work of foreign libraries are refused.
+ * order; copies that touch pageable memory, and work of other libraries that cannot be done
+ * again (collective operations), are refused.
  */
 #ifndef FAKE_CUDA_H
 #define FAKE_CUDA_H
@@ -78,7 +79,17 @@ FAKE_EXPORT int cuCtxSynchronize(void);
  */
 FAKE_EXPORT int fake_cuda_enqueue(pldi_cu_stream stream, int (*step)(void *), void *context);
 
-/** The same, on the device of that ordinal whatever the thread's current one is. */
+/**
+ * The same for work that a capture may note: step() is called once for each launch of its graph,
+ * with what the context held when it was put there.
+ * @param release  called with the context when neither a stream nor a graph has it any more, also
+ *                 if the call fails
+ */
+FAKE_EXPORT int fake_cuda_enqueue_again(pldi_cu_stream stream, int (*step)(void *), void *context,
+                                        void (*release)(void *));
+
+/** That of fake_cuda_enqueue(), on the device of that ordinal whatever the thread's current one is.
+ */
 FAKE_EXPORT int fake_cuda_enqueue_on(int device, pldi_cu_stream stream, int (*step)(void *),
                                      void *context);
 

@@ -131,6 +131,24 @@ int cuMemsetD8Async(pldi_cu_pointer dst, unsigned char value, size_t bytes, pldi
     return rc;
 }
 
+int fake_cuda_enqueue_again(pldi_cu_stream stream, int (*step)(void *), void *context,
+                            void (*release)(void *))
+{
+    struct fake_work *work = NULL;
+    struct CUctx_st *ctx = NULL;
+    int rc;
+
+    fake_lock();
+    rc = fake_current(&ctx);
+    work = fake_work_new(step, context, release);
+    if (rc == PLDI_CU_SUCCESS)
+        rc = fake_submit(ctx, stream, work);
+    else
+        fake_work_put(work);
+    fake_unlock();
+    return rc;
+}
+
 /* With the lock held; gives it up. */
 static int enqueue(int rc, struct CUctx_st *ctx, pldi_cu_stream stream, int (*step)(void *),
                    void *context)
