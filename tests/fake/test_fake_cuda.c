@@ -8,69 +8,7 @@
 #include <pthread.h>
 
 #include "gpu.h"
-
-/* ---- Kernels ---- */
-
-enum { N = 1000 };
-
-static void run_set(const unsigned grid[3], const unsigned block[3], unsigned shared, void **a)
-{
-    float *x = *(float **)a[0];
-
-    (void)shared;
-    for (unsigned i = 0; i < grid[0] * block[0]; i++)
-        x[i] = *(const float *)a[1];
-}
-
-/* y = 2 x */
-static void run_twice(const unsigned grid[3], const unsigned block[3], unsigned shared, void **a)
-{
-    float *y = *(float **)a[0];
-    const float *x = *(const float **)a[1];
-
-    (void)shared;
-    for (unsigned i = 0; i < grid[0] * block[0]; i++)
-        y[i] = 2 * x[i];
-}
-
-static const size_t set_bytes[] = {sizeof(void *), sizeof(float)};
-static const size_t twice_bytes[] = {sizeof(void *), sizeof(void *)};
-const struct fake_kernel fake_kernels[] = {
-    {"set", run_set, 2, set_bytes}, {"twice", run_twice, 2, twice_bytes}, {NULL, NULL, 0, NULL}};
-
-static pldi_cu_module module;
-
-static pldi_cu_function kernel(const char *name)
-{
-    pldi_cu_function f = NULL;
-
-    if (module == NULL)
-        (void)cuModuleLoadData(&module, "any image");
-    return cuModuleGetFunction(&f, module, name) == 0 ? f : NULL;
-}
-
-static int launch(const char *name, unsigned n, pldi_cu_stream stream, void **arguments)
-{
-    return cuLaunchKernel(kernel(name), n, 1, 1, 1, 1, 1, 0, stream, arguments, NULL);
-}
-
-static int set(float *x, float value, pldi_cu_stream stream)
-{
-    return launch("set", N, stream, (void *[]){&x, &value});
-}
-
-static int twice(float *y, const float *x, pldi_cu_stream stream)
-{
-    return launch("twice", N, stream, (void *[]){&y, &x});
-}
-
-/* First element, when the stream is done. */
-static float first(const float *x, pldi_cu_stream stream)
-{
-    float value = -1;
-
-    return gpu_read(&value, x, sizeof(value), stream) == 0 ? value : -2;
-}
+#include "gpu_kernels.h"
 
 /* ---- Devices ---- */
 
@@ -446,96 +384,6 @@ static int kernels(void *unused)
     return 0;
 }
 
-/* ---- Graphs ---- */
-
-static int capture(pldi_cu_stream a, pldi_cu_stream b, float *x, float *y, pldi_cu_graph *graph)
-{
-    pldi_cu_event fork = gpu_event(PLDI_CU_EVENT_DISABLE_TIMING);
-    pldi_cu_event join = gpu_event(PLDI_CU_EVENT_DISABLE_TIMING);
-
-    /* a: x = 1; b: y = 2 x; a: x = 2 y */
-    HOLDS(cuStreamBeginCapture_v2(a, PLDI_CU_CAPTURE_THREAD_LOCAL) == 0);
-    HOLDS(set(x, 1, a) == 0 && cuEventRecord(fork, a) == 0 && cuStreamWaitEvent(b, fork, 0) == 0);
-    HOLDS(twice(y, x, b) == 0 && cuEventRecord(join, b) == 0);
-    HOLDS(cuStreamWaitEvent(a, join, 0) == 0 && twice(x, y, a) == 0);
-    HOLDS(cuStreamEndCapture(a, graph) == 0);
-    HOLDS(cuEventQuery(fork) == 907);
-    HOLDS(cuEventDestroy_v2(fork) == 0 && cuEventDestroy_v2(join) == 0);
-    return 0;
-}
-
-static int graphs(void *unused)
-{
-    pldi_cu_stream a, b;
-    pldi_cu_graph graph;
-    pldi_cu_graph_exec exec;
-    float *x, *y;
-
-    (void)unused;
-    HOLDS(gpu_open(0) == 0);
-    a = gpu_stream(PLDI_CU_STREAM_NON_BLOCKING);
-    b = gpu_stream(PLDI_CU_STREAM_NON_BLOCKING);
-    x = gpu_new(NULL, N * sizeof(*x));
-    y = gpu_new(NULL, N * sizeof(*y));
-    HOLDS(capture(a, b, x, y, &graph) == 0);
-    HOLDS(isnan(first(x, a))); /* nothing was done */
-    HOLDS(cuGraphInstantiateWithFlags(&exec, graph, 0) == 0 && cuGraphDestroy(graph) == 0);
-    for (int i = 0; i < 3; i++) {
-        HOLDS(set(x, 0, i == 1 ? b : a) == 0);
-        HOLDS(cuGraphLaunch(exec, i == 1 ? b : a) == 0);
-        HOLDS(first(x, i == 1 ? b : a) == 4 && first(y, a) == 2);
-    }
-    HOLDS(cuGraphLaunch(exec, a) == 0 && cuGraphLaunch(exec, b) == 0);
-    HOLDS(cuGraphExecDestroy(exec) == 0 && cuCtxSynchronize() == 0);
-    HOLDS(fake_cuda_live("graphs") == 0 && first(x, a) == 4);
-    return 0;
-}
-
-static void *allocate_beside(void *context)
-{
-    static int bad = 1;
-
-    return gpu_open(0) == 0 && gpu_new(NULL, 8) != NULL ? context : &bad;
-}
-
-static int forbidden(void *unused)
-{
-    pldi_cu_stream a, b;
-    pldi_cu_event e;
-    pldi_cu_graph graph;
-    pthread_t thread;
-    void *result = &thread;
-    float *x, host = 1;
-
-    (void)unused;
-    HOLDS(gpu_open(0) == 0);
-    a = gpu_stream(PLDI_CU_STREAM_NON_BLOCKING);
-    b = gpu_stream(PLDI_CU_STREAM_NON_BLOCKING);
-    e = gpu_event(0);
-    x = gpu_new(NULL, N * sizeof(*x));
-    HOLDS(cuStreamBeginCapture_v2(NULL, 0) == PLDI_CU_STREAM_CAPTURE_UNSUPPORTED);
-    /* Other threads may do what they like beside a thread-local one. */
-    HOLDS(cuStreamBeginCapture_v2(a, PLDI_CU_CAPTURE_THREAD_LOCAL) == 0);
-    HOLDS(pthread_create(&thread, NULL, allocate_beside, NULL) == 0);
-    HOLDS(pthread_join(thread, &result) == 0 && result == NULL);
-    HOLDS(cuStreamEndCapture(a, &graph) == 0 && cuGraphDestroy(graph) == 0);
-    HOLDS(cuStreamBeginCapture_v2(a, PLDI_CU_CAPTURE_THREAD_LOCAL) == 0);
-    HOLDS(gpu_new(NULL, 8) == NULL);
-    HOLDS(set(x, 1, a) == 901 && cuStreamEndCapture(a, &graph) == 901);
-    HOLDS(cuStreamBeginCapture_v2(a, PLDI_CU_CAPTURE_THREAD_LOCAL) == 0);
-    HOLDS(cuStreamSynchronize(a) == PLDI_CU_STREAM_CAPTURE_UNSUPPORTED);
-    HOLDS(cuStreamEndCapture(a, &graph) == 901);
-    HOLDS(cuStreamBeginCapture_v2(a, PLDI_CU_CAPTURE_THREAD_LOCAL) == 0);
-    HOLDS(cuMemcpyAsync(gpu_address(x), gpu_address(&host), 4, a) ==
-          PLDI_CU_STREAM_CAPTURE_UNSUPPORTED);
-    HOLDS(cuStreamEndCapture(a, &graph) == 901);
-    HOLDS(cuStreamBeginCapture_v2(a, PLDI_CU_CAPTURE_THREAD_LOCAL) == 0);
-    HOLDS(cuEventRecord(e, a) == 0 && cuStreamWaitEvent(b, e, 0) == 0 && set(x, 1, b) == 0);
-    HOLDS(cuStreamEndCapture(a, &graph) == 904); /* b has not come back */
-    HOLDS(set(x, 2, b) == 0 && first(x, b) == 2);
-    return 0;
-}
-
 /* ---- Faults ---- */
 
 static int second_alloc(void *unused)
@@ -662,13 +510,6 @@ int main(void)
     test_order();
     test_dependence();
     child_case("kernels", kernels, "", 0);
-    for (int seed = 0; seed < 4; seed++) {
-        char environment[32];
-
-        snprintf(environment, sizeof(environment), "FAKE_CUDA_SEED=%d", seed);
-        child_case("graphs", graphs, environment, 0);
-    }
-    child_case("forbidden in a capture", forbidden, "", 0);
     test_faults();
     return tap_done();
 }
