@@ -37,7 +37,7 @@ struct rig {
     pld_params *params;
     struct gpt_stage *stage;
     pld_event event;
-    int32_t *tokens; /* pinned, [2][COUNT]: tokens, then targets */
+    int32_t *tokens; /* pinned, [2][2][COUNT]: of microbatches in turn, tokens, then targets */
     int ids[MOST_READY], count;
     unsigned long launched[MOST_READY]; /* graphs, when the report came */
     int bad;                            /* reports during which the stream recorded */
@@ -83,7 +83,7 @@ static int rig_open(struct rig *r, int graphs, int stage, int stages, int microb
     rc = rc < 0 ? rc : gpt_stage_init(r->stage, 42);
     rc = rc < 0 ? rc : pld_event_create(device, 0, &r->event);
     rc = rc < 0 ? rc
-                : pld_device_alloc(device, 2 * COUNT * sizeof(*r->tokens), PLD_MEM_PINNED, &tokens);
+                : pld_device_alloc(device, 4 * COUNT * sizeof(*r->tokens), PLD_MEM_PINNED, &tokens);
     r->tokens = tokens;
     if (rc == 0)
         gpt_stage_on_ready(r->stage, report, r);
@@ -100,16 +100,22 @@ static void rig_close(struct rig *r)
     pld_device_free(device, r->tokens);
 }
 
-/* Tokens that no microbatch had before. */
+static const int32_t *tokens_of(const struct rig *r, int number)
+{
+    return r->tokens + (number & 1) * 2 * COUNT;
+}
+
+/* Tokens that no microbatch had before, and not where the last one had its own. */
 static int forward(struct rig *r, int number, float scale, double *loss)
 {
+    const int32_t *tokens = tokens_of(r, number);
     int rc = gpt_stage_settle(r->stage);
 
     for (int i = 0; i < 2 * COUNT; i++)
-        r->tokens[i] = (int32_t)(pld_random_u64(7, (uint64_t)number, (uint64_t)i) % VOCAB);
-    rc = rc < 0
-             ? rc
-             : gpt_stage_forward(r->stage, number, r->tokens, r->tokens + COUNT, scale, NULL, NULL);
+        r->tokens[tokens - r->tokens + i] =
+            (int32_t)(pld_random_u64(7, (uint64_t)number, (uint64_t)i) % VOCAB);
+    rc = rc < 0 ? rc
+                : gpt_stage_forward(r->stage, number, tokens, tokens + COUNT, scale, NULL, NULL);
     return rc < 0 || loss == NULL ? rc : gpt_stage_loss(r->stage, loss);
 }
 
@@ -234,7 +240,7 @@ static int evaluate(struct rig *r, int number, float logits[VOCAB], double *loss
 {
     int rc = forward(r, number, 0, loss);
 
-    return rc < 0 ? rc : gpt_stage_logits(r->stage, 5, r->tokens, NULL, NULL, logits);
+    return rc < 0 ? rc : gpt_stage_logits(r->stage, 5, tokens_of(r, number), NULL, NULL, logits);
 }
 
 static void test_between(void)
@@ -307,34 +313,42 @@ static int same_pass(struct rig *plain, struct rig *graphs, int number, char *fi
            same_memory(plain, fixed[3], moving[3], bytes);
 }
 
+enum { ALL = 16, NEW = 130, FEW = 4, STRIDE = 1024 };
+
+/* Each of the four in one of two places, in all combinations; then all where nothing was before. */
+static void place(char *memory, int number, char *out[4])
+{
+    for (int i = 0; i < 4; i++)
+        out[i] = memory + (i + 4 * (number < ALL ? number >> i & 1 : number)) * STRIDE;
+}
+
 /* A stage that meets other buffers at each step: at some number graphs are no longer made. */
 static void test_buffers(void)
 {
-    enum { STEPS = MOST_SETS / 2 + 4, FEW = 6, STRIDE = 1024 };
     const unsigned long before = recorded();
     struct rig plain = {0}, graphs = {0};
-    void *all = NULL;
+    void *memory = NULL;
     char *fixed[4], *moving[4];
     int same = 0, failed = 0;
 
     if (!rig_open(&plain, 0, 1, 3, 1) || !rig_open(&graphs, 1, 1, 3, 1) ||
-        pld_device_alloc(device, (size_t)(STEPS + 4) * 4 * STRIDE, PLD_MEM_DEVICE, &all) != 0)
+        pld_device_alloc(device, (size_t)(ALL + NEW + 1) * 4 * STRIDE, PLD_MEM_DEVICE, &memory) !=
+            0)
         return;
-    for (int i = 0; i < 4; i++)
-        fixed[i] = (char *)all + (STEPS * 4 + i) * STRIDE;
-    for (int n = 0; n < STEPS; n++) {
-        for (int i = 0; i < 4; i++)
-            moving[i] = (char *)all + (n * 4 + i) * STRIDE;
-        if (n < FEW || n >= STEPS - FEW)
+    place(memory, ALL + NEW, fixed);
+    for (int n = 0; n < ALL + NEW; n++) {
+        place(memory, n, moving);
+        if (n < ALL || n >= ALL + NEW - FEW)
             same += same_pass(&plain, &graphs, n, fixed, moving);
         else
             failed += pass(&graphs, n, moving) != 0;
+        /* Input and output; input and both gradients. */
+        if (n == ALL - 1)
+            ok(recorded() - before == 4 + 8, "%lu sets of buffers", recorded() - before);
     }
-    ok(same == 2 * FEW && failed == 0,
-       "of %d steps through other buffers the first and last give the same bits: %d of %d", STEPS,
-       same, 2 * FEW);
+    ok(same == ALL + FEW && failed == 0, "%d of %d steps give the same bits", same, ALL + FEW);
     ok(recorded() - before == MOST_SETS, "%lu graphs, then no more", recorded() - before);
-    pld_device_free(device, all);
+    pld_device_free(device, memory);
     rig_close(&plain);
     rig_close(&graphs);
 }
