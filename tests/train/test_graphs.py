@@ -60,9 +60,10 @@ def other_shapes():
     for graphs in [], ON:
         metrics = job.folder / "metrics.jsonl"
         code, out, err = job.finish(job.start(
-            1, *COMMON, "--steps", 4, "--dtype", "bf16", "--sample", 8, "--metrics", metrics, *graphs,
-            env={"FAKE_CUDA_CAPABILITY": "80"}))
-        outs.append((code, out.split("sample of")[-1], [line["loss"] for line in job.read(metrics)]))
+            1, *COMMON, "--steps", 4, "--dtype", "bf16", "--sample", 8, "--metrics", metrics,
+            *graphs, env={"FAKE_CUDA_CAPABILITY": "80"}))
+        losses = [line["loss"] for line in job.read(metrics)]
+        outs.append((code, out.split("sample of")[-1], losses))
         if code != 0:
             job.note(err)
     job.ok(outs[0] == outs[1] and outs[0][0] == 0,
@@ -81,22 +82,24 @@ def counts():
     off, on = a_step(*what), a_step(*what, *ON)
     graphs = 2 * parts - 1 + LAYERS
     job.ok(off["cuGraphLaunch"] == 0 and on["cuGraphLaunch"] == graphs,
-           f"a step is {on['cuGraphLaunch']:g} graphs: a forward for each microbatch, a backward for "
-           "each but the last, and one for each layer of that")
+           f"a step is {on['cuGraphLaunch']:g} graphs: a forward for each microbatch, a backward "
+           "for each but the last, and one for each layer of that")
     # Rounding of the parameters, and the optimizer.
     job.ok(on["cuLaunchKernel"] <= 6 and off["cuLaunchKernel"] > 60,
            f"kernels that are launched by themselves: {on['cuLaunchKernel']:g} instead of "
            f"{off['cuLaunchKernel']:g}")
     for name in ("cuMemcpyAsync", "cuMemsetD8Async", "cuEventRecord", "cuEventSynchronize",
                  "cuStreamSynchronize", "cuMemAlloc_v2"):
-        job.ok(on[name] <= off[name], f"{name}: {on[name]:g} in a step, {off[name]:g} without graphs")
+        job.ok(on[name] <= off[name],
+               f"{name}: {on[name]:g} in a step, {off[name]:g} without graphs")
     job.ok(on["cuStreamBeginCapture_v2"] == on["cuGraphInstantiateWithFlags"] == 0,
            "after the second step nothing is recorded")
 
 
 def refuses(what, sentence, *arguments, env=None):
-    code, out, err = job.finish(job.start(1, "--llmc-model", model, "--llmc-data", data, "--batch", 4,
-                                          "--seq", SEQ, "--steps", 3, *arguments, env=env))
+    code, out, err = job.finish(job.start(1, "--llmc-model", model, "--llmc-data", data,
+                                          "--batch", 4, "--seq", SEQ, "--steps", 3, *arguments,
+                                          env=env))
     said = [line for line in err.splitlines() if line.startswith("gpt: ")]
     if not job.ok(code == 1 and len(said) == 1 and re.search(sentence, said[0]),
                   f"{what}: {said[0] if said else 'says nothing'}"):
@@ -104,11 +107,12 @@ def refuses(what, sentence, *arguments, env=None):
 
 
 def refusals():
-    refuses("a graph too many", "recording a graph: CUDA_ERROR_OUT_OF_MEMORY", "--device", "cuda", *ON,
+    cuda = ["--device", "cuda"]
+    refuses("a graph too many", "recording a graph: CUDA_ERROR_OUT_OF_MEMORY", *cuda, *ON,
             env={"FAKE_CUDA_FAULT": "instantiate:2"})
-    refuses("a GPU that is lost in a graph", "CUDA_ERROR_ILLEGAL_ADDRESS", "--device", "cuda", *ON,
+    refuses("a GPU that is lost in a graph", "CUDA_ERROR_ILLEGAL_ADDRESS", *cuda, *ON,
             env={"FAKE_CUDA_FAULT": "launch:80"})
-    refuses("another word", 'there are off and on', "--device", "cuda", "--cuda-graphs", "auto")
+    refuses("another word", "there are off and on", *cuda, "--cuda-graphs", "auto")
     refuses("on the processor", "needs --device cuda", *ON)
 
 
