@@ -82,11 +82,11 @@ FAKE_EXPORT int fake_cuda_enqueue(pldi_cu_stream stream, int (*step)(void *), vo
 /**
  * The same for work that a capture may note: step() is called once for each launch of its graph,
  * with what the context held when it was put there.
- * @param release  called with the context when neither a stream nor a graph has it any more, also
+ * @param give_back  called with the context when neither a stream nor a graph has it any more, also
  *                 if the call fails
  */
 FAKE_EXPORT int fake_cuda_enqueue_again(pldi_cu_stream stream, int (*step)(void *), void *context,
-                                        void (*release)(void *));
+                                        void (*give_back)(void *));
 
 /** That of fake_cuda_enqueue(), on the device of that ordinal whatever the thread's current one is.
  */

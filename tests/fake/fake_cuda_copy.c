@@ -132,7 +132,7 @@ int cuMemsetD8Async(pldi_cu_pointer dst, unsigned char value, size_t bytes, pldi
 }
 
 int fake_cuda_enqueue_again(pldi_cu_stream stream, int (*step)(void *), void *context,
-                            void (*release)(void *))
+                            void (*give_back)(void *))
 {
     struct fake_work *work = NULL;
     struct CUctx_st *ctx = NULL;
@@ -140,7 +140,7 @@ int fake_cuda_enqueue_again(pldi_cu_stream stream, int (*step)(void *), void *co
 
     fake_lock();
     rc = fake_current(&ctx);
-    work = fake_work_new(step, context, release);
+    work = fake_work_new(step, context, give_back);
     if (rc == PLDI_CU_SUCCESS)
         rc = fake_submit(ctx, stream, work);
     else
