@@ -171,11 +171,12 @@ int gpt_stage_settle(struct gpt_stage *stage);
 
 /**
  * Backward of one microbatch, whose forward had a grad_scale other than 0.
+ * PLD_ERR_STATE: it had not; PLD_ERR_DEVICE; and what ready() of gpt_stage_on_ready() says.
  *
  * With `graphs` a forward and backward is recorded once for each set of buffers that it is called
  * with (at most 256 sets; beyond that work is launched as without), as one CUDA graph; the last
  * backward of a step as one for each layer, and ready() is called between them.
- * PLD_ERR_STATE: it had not; PLD_ERR_DEVICE; and what ready() of gpt_stage_on_ready() says.
+ *
  * @param grad_out  [batch][seq][channels]; NULL on the last stage
  * @param grad_in   as grad_out; NULL on the first stage
  */
