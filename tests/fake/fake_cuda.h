@@ -19,7 +19,8 @@
  *                             that ranks do not agree by chance
  *   FAKE_CUDA_POLICY=p        which stream goes on: random, newest (that was created last),
  *                             oldest, latest (whose next work was enqueued last); default: by
- *                             the seed, modulo 4 in this order, so that four seeds have all
+ *                             the seed, modulo 4 in this order, so that four seeds have all.
+ *                             Work that waits for other work is tried again after the rest
  *   FAKE_CUDA_DELAY=us        longest pause before work begins, default 200; a host that
  *                             waits ends it.  0: work begins at once
  *   FAKE_CUDA_GUARD=1         device memory can be touched by work in a stream alone; the

@@ -5,7 +5,9 @@
  * The device: one thread that works off the streams.
  *
  * Which stream goes on is for the policy to say among those that can; a pause before work
- * begins lets the host run ahead, so that the policy has something to choose from.
+ * begins lets the host run ahead, so that the policy has something to choose from.  Work that
+ * was tried and waits for other work has no say in it: it is tried again, in turn, when there is
+ * nothing else, for on a device it would not keep other streams from what it waits for.
  */
 
 #include <stdlib.h>
@@ -21,7 +23,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t host_wakes, device_wakes;
 
 static struct CUstream_st *streams; /* newest first */
-static unsigned long n_streams, seq;
+static unsigned long n_streams, seq, tries;
 static unsigned waiting; /* host threads */
 static bool started;
 static enum policy policy;
@@ -81,7 +83,7 @@ static bool ready(const struct CUstream_st *s, double now, double *soon)
     return true;
 }
 
-/* Whether the policy likes it more than the best so far, the n-th that is ready. */
+/* Whether the policy likes it more than the best so far, of n that nothing else tells apart. */
 static bool preferred(const struct CUstream_st *s, const struct CUstream_st *best, unsigned long n)
 {
     switch (policy) {
@@ -104,12 +106,16 @@ static struct CUstream_st *choose(double *soon)
     struct CUstream_st *best = NULL;
     unsigned long n = 0;
 
-    for (struct CUstream_st *s = streams; s != NULL; s = s->next)
-        if (ready(s, now, soon)) {
-            n++;
-            if (best == NULL || preferred(s, best, n))
-                best = s;
+    for (struct CUstream_st *s = streams; s != NULL; s = s->next) {
+        if (!ready(s, now, soon))
+            continue;
+        if (best == NULL || s->tried < best->tried) {
+            best = s;
+            n = 1;
+        } else if (s->tried == best->tried && preferred(s, best, ++n)) {
+            best = s;
         }
+    }
     return best;
 }
 
@@ -134,6 +140,7 @@ static void finish_first(struct CUstream_st *s)
         s->last = NULL;
     s->done++;
     s->backoff = s->not_before = 0;
+    s->tried = 0;
     fake_work_put(op->work);
     fake_mark_put(op->record);
     fake_mark_put(op->wait);
@@ -152,6 +159,7 @@ static void put_off(struct CUstream_st *s, bool moved)
     if (s->backoff > longest)
         s->backoff = longest;
     s->not_before = moved ? 0 : fake_now() + s->backoff;
+    s->tried = moved ? 0 : ++tries;
 }
 
 /* 1: the entry is over. */

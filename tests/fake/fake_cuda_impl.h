@@ -108,6 +108,7 @@ struct CUstream_st {
     unsigned long queued, done; /* entries so far */
     double not_before;          /* the first entry is not tried again until then */
     double backoff;
+    unsigned long tried; /* number of its last try that did not get on; 0: of none */
     struct fake_capture *capture;
     int branch; /* of the capture */
 };

@@ -342,6 +342,29 @@ static int default_stream(void *unused)
     return 0;
 }
 
+/* Work that waits for work of all other streams, as an operation of several ranks does.  It has
+ * come at its second try; each takes as long as that of a slow machine. */
+static int meet(void *tries)
+{
+    static int come;
+
+    gpu_nap(0.002);
+    come += ++*(int *)tries == 2;
+    return come == 4;
+}
+
+static int meeting(void *unused)
+{
+    int tries[4] = {0};
+
+    (void)unused;
+    HOLDS(gpu_open(0) == 0);
+    for (int i = 0; i < 4; i++)
+        HOLDS(fake_cuda_enqueue(gpu_stream(PLDI_CU_STREAM_NON_BLOCKING), meet, &tries[i]) == 0);
+    HOLDS(cuCtxSynchronize() == 0);
+    return 0;
+}
+
 static void test_order(void)
 {
     child_case("pageable copies", pageable, "", 0);
@@ -352,6 +375,7 @@ static void test_order(void)
         snprintf(environment, sizeof(environment), "FAKE_CUDA_SEED=%d", seed);
         child_case("events", events, environment, 0);
         child_case("default stream", default_stream, environment, 0);
+        child_case("streams that wait for each other", meeting, environment, 0);
     }
 }
 
