@@ -589,6 +589,8 @@ void pldi_health_ended(const struct pldi_health_group *g, uint64_t ticket, int c
 
     if (w == NULL)
         return;
+    if (code == PLD_ERR_PEER)
+        atomic_store(&g->health->failed, 1);
     now = pldi_ticks();
     if (w[2] == 0 && code >= 0)
         store(&w[2], now);

@@ -160,8 +160,11 @@ void pldi_health_set_watch(struct pldi_health *h, void (*tick)(void *context),
  */
 void pldi_health_differ(const struct pldi_health_group *group, char *text, size_t bytes);
 
-/** 1: a member was given up or has left; the transport must not wait for it. */
-int pldi_health_is_lost(const struct pldi_health *h);
+/**
+ * 1: the job was given up, or a rank has ended without leaving; the transport must not wait for it.
+ * Local; what is not known of other nodes is asked there if an operation failed for a peer.
+ */
+int pldi_health_is_lost(struct pldi_health *h);
 
 /** ", its last call: ..." of a rank of the group, "" if not known. */
 void pldi_health_last(const struct pldi_health_group *group, int rank, char *text, int bytes);

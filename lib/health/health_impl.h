@@ -51,6 +51,7 @@ struct pldi_health {
     int listener;
     _Atomic int stop;
     _Atomic int trouble;        /* some rank is gone */
+    _Atomic int failed;         /* an operation, for a rank that was gone or gave up */
     _Atomic int64_t awake_from; /* ns; this process was stopped before */
     int64_t lost_claim_at;
     uint64_t heard; /* entries of `ended` in the ring's head */
@@ -119,6 +120,9 @@ int pldi_report_claim(struct pldi_health *h, int rank);
 /** Another node says that a rank ended: tell all ranks of this one. */
 void pldi_watch_heard(struct pldi_health *h, int rank);
 void *pldi_watch_thread(void *health);
+/** By a thread that is about to leave: 1 if a rank of this node has ended, which other nodes are
+ *  then told, or one of theirs that this one was told of. */
+int pldi_watch_ended(struct pldi_health *h);
 
 /** Requests between nodes. */
 enum pldi_ask_type {

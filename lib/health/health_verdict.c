@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/base_err.h"
+#include "base/base_mem.h"
 #include "health/health_impl.h"
 
 static const int64_t GRACE = 300000000; /* what a rank sent before it ended may still arrive */
@@ -157,11 +158,26 @@ int pldi_health_look(const struct pldi_health_group *g, uint64_t ticket, uint64_
     return PLD_OK;
 }
 
-int pldi_health_is_lost(const struct pldi_health *h)
+/* Whether all ranks of other nodes are still there. */
+static int ask_others(struct pldi_health *h)
 {
-    int ended = 0;
+    struct pldi_stand *all = pldi_alloc((size_t)h->size, sizeof(*all), "the ranks");
+    int lost = all == NULL;
+
+    if (all != NULL)
+        pldi_stand_all(h, all);
+    for (int r = 0; !lost && r < h->size; r++)
+        lost = !all[r].known || all[r].gone == PLDI_ENDED;
+    pldi_free(all);
+    return lost;
+}
+
+/* The watchdog looks a few times a second, and may not have done so since a rank ended. */
+int pldi_health_is_lost(struct pldi_health *h)
+{
+    int lost = pldi_watch_ended(h) || h->ring->u.head.alarm != 0;
 
     for (int r = 0; r < h->size; r++)
-        ended |= h->peers[r].gone == PLDI_ENDED;
-    return ended || h->ring->u.head.alarm != 0;
+        lost |= h->peers[r].gone == PLDI_ENDED;
+    return lost || (h->nodes > 1 && h->failed && ask_others(h));
 }

@@ -16,14 +16,34 @@
 
 static const int64_t LATE = 2000000000;
 
+/* Of this node.  One that left may end as it likes. */
+static int has_ended(const struct pldi_health *h, int rank)
+{
+    const struct pldi_other *p = &h->peers[rank];
+
+    return p->ring != NULL && rank != h->rank && p->card.pid != h->peers[h->rank].card.pid &&
+           p->ring->u.head.left == 0 && pldi_shm_ended(p->card.pid, p->watch) &&
+           p->ring->u.head.left == 0;
+}
+
+static int is_here(const struct pldi_health *h, int rank)
+{
+    const struct pldi_other *p = &h->peers[rank];
+
+    return p->gone == PLDI_HERE && !(p->ring != NULL && p->ring->u.head.left != 0) &&
+           !has_ended(h, rank);
+}
+
 static void tell_gone(struct pldi_health *h, int rank)
 {
     struct pldi_ask *asks;
     int n = 0;
 
+    if (h->nodes < 2)
+        return;
     /* The first that lives speaks for the node. */
     for (int r = 0; r < h->rank; r++) {
-        if (h->peers[r].node == h->peers[h->rank].node && h->peers[r].gone == PLDI_HERE)
+        if (h->peers[r].node == h->peers[h->rank].node && is_here(h, r))
             return;
     }
     asks = pldi_alloc((size_t)h->nodes, sizeof(*asks), "a message");
@@ -80,21 +100,30 @@ static void look_at_peers(struct pldi_health *h)
 {
     for (int r = 0; r < h->size; r++) {
         const struct pldi_other *p = &h->peers[r];
-        int ended;
 
         if (p->ring == NULL || r == h->rank || p->gone == PLDI_ENDED)
             continue;
         if (p->ring->u.head.left != 0)
             gone(h, r, PLDI_LEFT);
-        /* One that left may end as it likes. */
-        ended = p->gone == PLDI_HERE && p->card.pid != h->peers[h->rank].card.pid &&
-                pldi_shm_ended(p->card.pid, p->watch);
-        if (ended && p->ring->u.head.left == 0) {
+        if (p->gone == PLDI_HERE && has_ended(h, r)) {
             gone(h, r, PLDI_ENDED);
-            if (h->nodes > 1)
-                tell_gone(h, r);
+            tell_gone(h, r);
         }
     }
+}
+
+int pldi_watch_ended(struct pldi_health *h)
+{
+    int ended = h->ring->u.head.heard != 0;
+
+    for (int r = 0; r < h->size; r++) {
+        if (!has_ended(h, r))
+            continue;
+        ended = 1;
+        gone(h, r, PLDI_ENDED);
+        tell_gone(h, r);
+    }
+    return ended;
 }
 
 /* Since when an operation waits: one of a group's row, since that before it ended. */
