@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Jobs in which a rank goes wrong: who is told what, and that nothing stays behind.
 
-test_health.py MPIRUN PROGRAM SOURCE POLDER PART
+test_health.py MPIRUN PROGRAM SOURCE LATE POLDER PART
 """
 import json
 import os
@@ -13,11 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from tap import done, equal, ok, skip
 
-mpirun, program, source, polder, part = sys.argv[1:]
+mpirun, program, source, late, polder, part = sys.argv[1:]
 LINES = {m[1]: number for number, text in enumerate(open(source), 1)
          if (m := re.search(r"/\* line: (\w+) \*/", text))}
 LAUNCH = [mpirun, "--oversubscribe", "--bind-to", "none", "--enable-recovery"]
@@ -33,7 +34,8 @@ def site(name):
 
 def left_behind(mark):
     """Shared memory with a name, and processes that were started with the mark."""
-    shm = {name for name in os.listdir("/dev/shm") if "polder" in name}
+    # Folders there are those of other tests, which may run at the same time.
+    shm = {e.name for e in os.scandir("/dev/shm") if "polder" in e.name and not e.is_dir()}
     processes = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -44,11 +46,16 @@ def left_behind(mark):
     return shm, processes
 
 
+def comment(text):
+    print("# " + text.replace("\n", "\n# "), flush=True)
+
+
 class Job:
     """One run: what its ranks said."""
     runs = 0
 
     def __init__(self, fault, ranks, how="block", **environment):
+        command = [late, how] if fault == "late" else [program, fault, how]
         self.name = f"{fault}, {ranks} ranks, {how} {environment or ''}"
         environment = {"POLDER_TIMEOUT": str(DEADLINE), **environment}
         Job.runs += 1
@@ -57,14 +64,16 @@ class Job:
         before = left_behind(mark)
         start = time.monotonic()
         try:
-            run = subprocess.run(LAUNCH + ["-np", str(ranks), program, fault, how], timeout=LIMIT,
-                                 capture_output=True, text=True,
+            run = subprocess.run(LAUNCH + ["-np", str(ranks)] + command, timeout=LIMIT,
+                                 capture_output=True, text=True, errors="replace",
                                  env={**os.environ, **environment})
             self.text = run.stdout
             ok(True, f"{self.name}: the job ends")
-        except subprocess.TimeoutExpired as late:
-            self.text = (late.stdout or b"").decode()
+        except subprocess.TimeoutExpired as slow:
+            said = [(s or b"").decode(errors="replace") for s in (slow.stdout, slow.stderr)]
+            self.text = said[0]
             ok(False, f"{self.name}: the job ends")
+            comment("\n".join(said))
         self.seconds = time.monotonic() - start
         self.errors = {int(rank): (code, text) for rank, code, text in
                        re.findall(r"^rank (\d+): (\w+): (.*?)\nEND", self.text, re.M | re.S)}
@@ -80,7 +89,7 @@ class Job:
 
     def says(self, condition, what):
         if not ok(condition, f"{self.name}: {what}"):
-            print("# " + self.text.replace("\n", "\n# "), flush=True)
+            comment(self.text)
 
 
 def codes(job):
@@ -194,73 +203,123 @@ def shorts():
     job.says('POLDER_TIMEOUT is "soon"' in job.text, "a deadline that is none is refused")
 
 
+def lates():
+    """Watchdogs that have not looked yet: nobody waits in MPI_Finalize for a rank that is dead."""
+    for ranks, how, environment in ((3, "block", {}), (3, "block", {"POLDER_SHM": "0"}),
+                                    (4, "block", {"POLDER_FAKE_NODES": "2"}),
+                                    (2, "elsewhere", {"POLDER_FAKE_NODES": "2"}),
+                                    (4, "elsewhere", {"POLDER_FAKE_NODES": "2"})):
+        job = Job("late", ranks, how, **environment)
+        job.says(codes(job) == dict.fromkeys(range(ranks - 1), "PLD_ERR_PEER"),
+                 "all others get PLD_ERR_PEER")
+        closed = dict(re.findall(r"^closed (\d+): (\w+)", job.text, re.M))
+        job.says(closed == {str(r): "PLD_ERR_PEER" for r in range(ranks - 1)},
+                 "and leave without MPI_Finalize")
+
+
 def trace(*arguments):
-    run = subprocess.run([polder, "trace", *arguments], capture_output=True, text=True)
+    run = subprocess.run([polder, "trace", *arguments], capture_output=True, text=True,
+                         errors="replace")
     return run.returncode, run.stdout, run.stderr
+
+
+def trace_json(*arguments):
+    """Status and object; what is none is an exception with what the program said."""
+    status, text, error = trace("--json", *arguments)
+    try:
+        return status, json.loads(text)
+    except ValueError:
+        raise ValueError(f"status {status}, no JSON: {error.strip()}: {text[:200]}") from None
+
+
+def trace_of_dead(top, folder):
+    Job("kill", 3, POLDER_TRACE_DIR=folder)
+    equal(sorted(os.listdir(folder)), [f"rank-0000{r}.trace" for r in range(3)],
+          "a file for each rank")
+    status, text, error = trace(folder)
+    comment(text + error)
+    equal(status, 1, "ranks part")
+    ok(re.search(r"-> rank 2 did not come; its last call was allreduce f32\[100\] sum .*" +
+                 re.escape(site("reduce")) + r" \(warm up\)", text),
+       "the last call of the dead rank")
+    ok(re.search(r" rank 0 did allreduce .*" + re.escape(site("reduce")) + r" \(bucket 9\)",
+                 text), "what the others did")
+    chrome = os.path.join(top, "chrome.json")
+    _, found = trace_json("--chrome", chrome, folder)
+    equal([r["did"] for r in found["divergence"]["ranks"]], ["same", "same", "absent"], "JSON")
+    calls = [e for e in found["ranks"][2]["entries"] if e["name"] == "warm up"]
+    equal([(e["kind"], e["dtype"], e["count"], e["op"], e["state"], e["code"]) for e in calls],
+          [("allreduce", "f32", 100, "sum", "completed", 0)] * 3, "its calls")
+    ok(all(e["time_called_ns"] <= e["time_started_ns"] <= e["time_ended_ns"] for e in calls),
+       "in order of time")
+    equal(sum(s["last"] for s in found["stragglers"]), found["compared"], "somebody was last")
+    events = [e for e in json.load(open(chrome))["traceEvents"] if e["ph"] == "X"]
+    equal(len(events), sum(len(r["entries"]) for r in found["ranks"]), "Chrome's events")
+
+
+def trace_of_slow(top, folder):
+    """A second job in the same folder replaces the files.  Pretended nodes have clocks."""
+    Job("slow", 4, POLDER_TRACE_DIR=folder, POLDER_FAKE_NODES="2", POLDER_TIMEOUT="30")
+    status, found = trace_json(folder)
+    equal((status, found["divergence"], found["size"]), (0, None, 4), "no divergence")
+    called = {r["rank"]: e["time_called_ns"] for r in found["ranks"] for e in r["entries"]
+              if e["name"] == "bucket 9"}
+    *_, before, last = sorted(called.values())
+    slowest = max(called, key=called.get)
+    late_by = 1e-9 * (last - before)
+    s = next(s for s in found["stragglers"] if s["rank"] == slowest)
+    # On a machine with other work it may have been even later to another operation.
+    ok(s["worst_seconds"] > late_by + 1e-6 or (abs(s["worst_seconds"] - late_by) < 2e-6 and
+                                               s["worst_call"]["name"] == "bucket 9"),
+       f"rank {slowest} is a straggler, by {late_by} s: {s}")
+    slow = found["ranks"][3]["entries"]
+    ended = max(e["time_ended_ns"] for e in slow if e["name"] == "warm up")
+    ok(called[3] - ended > 1.99e9, f"rank 3 slept: {1e-9 * (called[3] - ended)} s")
+    order = [s["seconds"] for s in found["stragglers"]]
+    equal(order, sorted(order, reverse=True), "the worst comes first")
+    offsets = [r["clock_offset_ns"] for r in found["ranks"]]
+    ok(offsets[:2] == [0, 0] and all(0 < abs(o) <= 5e8 for o in offsets[2:]),
+       f"clocks of one machine are compared as such: {offsets}")
+
+
+def trace_of_report(top, folder):
+    Job("loop", 2, POLDER_TRACE_DIR=folder)
+    report = open(os.path.join(folder, "report.txt")).read()
+    ok("rank 1 " in report and "never came" in report and f"traces: {folder}" in report,
+       "the report is with the traces")
+
+
+def trace_of_old(top, folder):
+    Job("old", 2, POLDER_TRACE_DIR=folder, POLDER_TIMEOUT="30")
+    status, found = trace_json(folder)
+    ok(status == 1 and [r["did"] for r in found["divergence"]["ranks"]] in
+       (["same", "earlier"], ["earlier", "same"]) and
+       all(r["call"]["kind"] == "barrier" for r in found["divergence"]["ranks"]),
+       "ranks that parted before all that is recorded")
+    equal(len(found["ranks"][0]["entries"]), 4096, "of which there is a ring full")
+
+
+def trace_of_broken(top, folder):
+    broken = os.path.join(top, "broken.trace")
+    data = open(os.path.join(folder, "rank-00000.trace"), "rb").read()
+    for content, sentence in ((data[:9000], "too short"), (bytes(len(data)), "no trace"),
+                              (data[:4104] + b"\x09" + data[4105:], "version 9")):
+        open(broken, "wb").write(content)
+        status, _, error = trace(broken)
+        ok(status == 1 and sentence in error, f"a file is refused: {error.strip()}")
+    equal(trace(os.path.join(top, "none"))[0], 1, "no such file")
+    equal(trace()[0], 2, "nothing to read")
 
 
 def traces():
     with tempfile.TemporaryDirectory() as top:
         folder = os.path.join(top, "traces")
-        Job("kill", 3, POLDER_TRACE_DIR=folder)
-        equal(sorted(os.listdir(folder)), [f"rank-0000{r}.trace" for r in range(3)],
-              "a file for each rank")
-        status, text, _ = trace(folder)
-        print("# " + text.replace("\n", "\n# "))
-        equal(status, 1, "ranks part")
-        ok(re.search(r"-> rank 2 did not come; its last call was allreduce f32\[100\] sum .*" +
-                     re.escape(site("reduce")) + r" \(warm up\)", text),
-           "the last call of the dead rank")
-        ok(re.search(r" rank 0 did allreduce .*" + re.escape(site("reduce")) + r" \(bucket 9\)",
-                     text), "what the others did")
-        chrome = os.path.join(top, "chrome.json")
-        status, text, _ = trace("--json", "--chrome", chrome, folder)
-        found = json.loads(text)
-        equal([r["did"] for r in found["divergence"]["ranks"]], ["same", "same", "absent"], "JSON")
-        calls = [e for e in found["ranks"][2]["entries"] if e["name"] == "warm up"]
-        equal([(e["kind"], e["dtype"], e["count"], e["op"], e["state"], e["code"]) for e in calls],
-              [("allreduce", "f32", 100, "sum", "completed", 0)] * 3, "its calls")
-        ok(all(e["time_called_ns"] <= e["time_started_ns"] <= e["time_ended_ns"] for e in calls),
-           "in order of time")
-        equal(sum(s["last"] for s in found["stragglers"]), found["compared"], "somebody was last")
-        events = [e for e in json.load(open(chrome))["traceEvents"] if e["ph"] == "X"]
-        equal(len(events), sum(len(r["entries"]) for r in found["ranks"]), "Chrome's events")
-
-        # A second job in the same folder replaces the files.  Pretended nodes have clocks.
-        Job("slow", 4, POLDER_TRACE_DIR=folder, POLDER_FAKE_NODES="2", POLDER_TIMEOUT="30")
-        status, text, _ = trace("--json", folder)
-        found = json.loads(text)
-        equal((status, found["divergence"], found["size"]), (0, None, 4), "no divergence")
-        worst = found["stragglers"][0]
-        ok(worst["rank"] == 3 and worst["worst_seconds"] > 1.9 and
-           worst["worst_call"]["name"] == "bucket 9", "the slow rank is the straggler")
-        offsets = [r["clock_offset_ns"] for r in found["ranks"]]
-        ok(offsets[:2] == [0, 0] and all(0 < abs(o) < 1e8 for o in offsets[2:]),
-           f"clocks of one machine are compared as such: {offsets}")
-
-        Job("loop", 2, POLDER_TRACE_DIR=folder)
-        report = open(os.path.join(folder, "report.txt")).read()
-        ok("rank 1 " in report and "never came" in report and f"traces: {folder}" in report,
-           "the report is with the traces")
-
-        Job("old", 2, POLDER_TRACE_DIR=folder, POLDER_TIMEOUT="30")
-        status, text, _ = trace("--json", folder)
-        found = json.loads(text)
-        ok(status == 1 and [r["did"] for r in found["divergence"]["ranks"]] in
-           (["same", "earlier"], ["earlier", "same"]) and
-           all(r["call"]["kind"] == "barrier" for r in found["divergence"]["ranks"]),
-           "ranks that parted before all that is recorded")
-        equal(len(found["ranks"][0]["entries"]), 4096, "of which there is a ring full")
-
-        broken = os.path.join(top, "broken.trace")
-        data = open(os.path.join(folder, "rank-00000.trace"), "rb").read()
-        for content, sentence in ((data[:9000], "too short"), (bytes(len(data)), "no trace"),
-                                  (data[:4104] + b"\x09" + data[4105:], "version 9")):
-            open(broken, "wb").write(content)
-            status, _, error = trace(broken)
-            ok(status == 1 and sentence in error, f"a file is refused: {error.strip()}")
-        equal(trace(os.path.join(top, "none"))[0], 1, "no such file")
-        equal(trace()[0], 2, "nothing to read")
+        for check in trace_of_dead, trace_of_slow, trace_of_report, trace_of_old, trace_of_broken:
+            try:
+                check(top, folder)
+            except Exception as error:  # what was not printed or written, and where it was missed
+                ok(False, f"{check.__name__}: {type(error).__name__}: {error}")
+                comment(traceback.format_exc())
 
 
 if "Open MPI" not in subprocess.run([mpirun, "--version"], capture_output=True, text=True).stdout:
@@ -273,6 +332,8 @@ elif part == "hang_messages":
     hangs([{"RANKS": "3", "POLDER_SHM": "0"}])
 elif part == "hang_nodes":
     hangs([{"RANKS": "4", "POLDER_FAKE_NODES": "2"}])
+elif part == "late":
+    lates()
 elif part == "nodes":
     nodes()
 elif part == "short":
