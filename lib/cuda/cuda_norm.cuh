@@ -167,22 +167,25 @@ extern "C" __global__ void __launch_bounds__(32)
 {
     const pldi_step_rule &rule = args.rule;
     pldi_step_control control = *args.control;
-    f64 clip = 1;
+    const f64 unscale = 1 / control.scaling.scale;
 
     if (threadIdx.x > 0)
         return;
-    control.norm = sqrt(args.vote->square) * rule.unscale;
+    control.norm = sqrt(args.vote->square) * unscale;
     if (args.vote->infinite > 0 && isfinite(control.norm))
         control.norm = __longlong_as_double(0x7ff8000000000000);
     control.skip = !isfinite(control.norm);
     control.t += !control.skip;
+    control.clip = 1;
     if (rule.clip > 0 && rule.clip / (control.norm + 1e-6) < 1)
-        clip = rule.clip / (control.norm + 1e-6);
-    control.factor = clip * rule.unscale;
+        control.clip = rule.clip / (control.norm + 1e-6);
+    control.factor = control.clip * unscale;
     if (!control.skip) {
         control.step_size = rule.lr / (1 - power(rule.beta1, control.t));
         control.sqrt_factor = 1 / sqrt(1 - power(rule.beta2, control.t));
     }
+    pldi_loss_scale_next(&control.scaling, &rule.scaling, (int)control.skip);
+    control.loss_scale = (f32)control.scaling.scale;
     *args.control = control;
 }
 

@@ -22,8 +22,10 @@
 
 #include <stdint.h>
 
+#include "device/device_scale.h"
+
 /** Bumped with every change of what follows. */
-enum { PLDI_PLUGIN_ABI = 1 };
+enum { PLDI_PLUGIN_ABI = 2 };
 
 /** Symbol by which the core finds the plugin. */
 #define PLDI_PLUGIN_SYMBOL "pldi_plugin_cuda"
@@ -61,21 +63,25 @@ struct pldi_step_vote {
     double infinite; /**< ranks whose share is not finite */
 };
 
-/** Made of that by step_decide(), and kept from step to step; first zero but for t. */
+/** Made of that by step_decide(), and kept from step to step; first zero but for t and scales. */
 struct pldi_step_control {
     double norm;        /**< of the unscaled gradients; not finite if one of them is not */
     int64_t t;          /**< updates made, this one included unless skipped */
     double factor;      /**< gradients are multiplied by it; includes the unscaling */
+    double clip;        /**< without the unscaling */
     double step_size;   /**< AdamW: lr / (1 - beta1^t) */
     double sqrt_factor; /**< AdamW: 1 / sqrt(1 - beta2^t) */
     int64_t skip;       /**< 1: the gradients are not finite; set them to zero, nothing else */
+    struct pldi_loss_scale scaling; /**< of the next step; what comes in has that of this one */
+    float loss_scale;               /**< scaling.scale, for the caller's kernels */
+    int reserved;
 };
 
 /** What step_decide() goes by. */
 struct pldi_step_rule {
     double lr, beta1, beta2;
-    double clip;    /**< largest norm, of unscaled gradients; 0: any */
-    double unscale; /**< gradients carry 1/unscale as a factor; 1 without loss scaling */
+    double clip; /**< largest norm, of unscaled gradients; 0: any */
+    struct pldi_scale_rule scaling;
 };
 
 /**

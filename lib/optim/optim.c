@@ -24,7 +24,7 @@
 
 /* What a caller built against 0.1 passes.  Stays when the struct grows. */
 enum { OPTS_SIZE_0_1 = 64 };
-_Static_assert(sizeof(pld_optim_opts) == OPTS_SIZE_0_1, "padding, or ABI");
+_Static_assert(offsetof(pld_optim_opts, init_scale) == OPTS_SIZE_0_1, "padding, or ABI");
 
 #define STEP_KEY "optim/step"
 
@@ -69,8 +69,7 @@ static int read_opts(const pld_optim_opts *opts, pld_optim_opts *o)
                          o->momentum);
     if (!(o->clip >= 0))
         return pldi_fail(PLD_ERR_ARG, "clip is %g, need a positive norm, or 0 for none", o->clip);
-    if (o->reserved != 0)
-        return pldi_fail(PLD_ERR_ARG, "reserved is %d, need 0", o->reserved);
+    PLDI_TRY(pldi_optim_scale_opts(o));
     o->struct_size = 0; /* the caller's, which may differ between equal options */
     o->beta1 = o->beta1 < 0 ? 0 : o->beta1 == 0 ? 0.9 : o->beta1;
     o->beta2 = o->beta2 < 0 ? 0 : o->beta2 == 0 ? 0.999 : o->beta2;
@@ -214,6 +213,7 @@ static int prepare(pld_optim *o, const pld_optim_opts *opts)
     PLDI_TRY(alloc_slots(o));
     o->attached = 1;
     PLDI_TRY(pldi_params_add_state(o->params, STEP_KEY, &o->step, sizeof(o->step)));
+    PLDI_TRY(pldi_optim_scale_open(o));
     PLDI_TRY(lay_out(o));
     return pldi_params_device(o->params) == NULL ? PLD_OK : pldi_optim_device_open(o);
 }
@@ -231,7 +231,6 @@ int pld_optim_create(pld_params *params, const pld_optim_opts *opts, pld_optim *
     rc = o == NULL ? PLD_ERR_NOMEM : PLD_OK;
     if (rc == PLD_OK) {
         o->params = params;
-        o->report.factor = 1;
         rc = prepare(o, opts);
     }
     rc = pldi_params_same(params, rc, rc < 0 ? 0 : pldi_hash64(&o->opts, sizeof(o->opts)),
@@ -252,8 +251,10 @@ void pld_optim_destroy(pld_optim **optim)
     o = *optim;
     for (int s = 0; s < SLOTS && o->attached; s++)
         pldi_params_remove_slots(o->params, slot_name(o, s));
-    if (o->attached)
+    if (o->attached) {
         pldi_params_remove_state(o->params, STEP_KEY);
+        pldi_optim_scale_close(o);
+    }
     for (int at = 0; at < PLDI_PARAM_DTYPES * SLOTS; at++)
         free_block(o, o->memory[at / SLOTS][at % SLOTS]);
     pldi_optim_device_close(o);
@@ -305,22 +306,28 @@ static struct optim_rule rule_of(const pld_optim *o, double lr)
 
 static int step_on_host(pld_optim *o, double lr, const struct optim_vote *v)
 {
+    const struct pldi_scale_rule scaling = pldi_optim_scale_rule(o);
+    const double unscale = 1 / o->scaling.scale;
     pld_step_report report = {.factor = 1};
     struct optim_rule rule = rule_of(o, lr);
 
-    report.grad_norm = v->infinite > 0 && isfinite(v->square) ? NAN : sqrt(v->square);
+    report.grad_norm = v->infinite > 0 && isfinite(v->square) ? NAN : sqrt(v->square) * unscale;
     report.skipped = !isfinite(report.grad_norm);
     if (!report.skipped && o->opts.clip > 0)
         report.factor = fmin(1, o->opts.clip / (report.grad_norm + 1e-6));
     if (report.skipped) {
         PLDI_TRY(pld_params_zero_grad(o->params));
     } else {
-        rule.factor = report.factor;
+        rule.factor = report.factor * unscale;
         rule.t = ++o->step;
         for (int r = 0; r < o->run_count; r++)
             pldi_optim_update(o->kernels, &rule, &o->runs[r]);
     }
+    pldi_loss_scale_next(&o->scaling, &scaling, report.skipped);
+    o->loss_scale = (float)o->scaling.scale;
     report.step = o->step;
+    report.loss_scale = o->scaling.scale;
+    report.skips = o->scaling.skips;
     o->report = report;
     return PLD_OK;
 }

@@ -34,10 +34,13 @@ static void take_in(pld_optim *o, int64_t n)
 
     o->device->known = n;
     o->step = c->t;
+    o->scaling = c->scaling;
     o->report = (pld_step_report){.grad_norm = c->norm,
-                                  .factor = c->skip ? 1 : c->factor,
+                                  .factor = c->skip ? 1 : c->clip,
                                   .step = c->t,
-                                  .skipped = c->skip != 0};
+                                  .skipped = c->skip != 0,
+                                  .loss_scale = c->scaling.scale,
+                                  .skips = c->scaling.skips};
 }
 
 /* The numbers of step n, if they have come. */
@@ -73,6 +76,11 @@ int pldi_optim_device_wait(pld_optim *o)
     return PLD_OK;
 }
 
+const float *pldi_optim_device_loss_scale(const pld_optim *o)
+{
+    return &o->device->control->loss_scale;
+}
+
 int64_t pldi_optim_device_planned(const pld_optim *o)
 {
     return o->device->planned;
@@ -88,10 +96,11 @@ static int push(void *context)
     pld_optim *o = context;
     struct optim_device *d = o->device;
 
-    *d->set = (struct pldi_step_control){.t = o->step};
+    pldi_optim_loaded(o);
+    *d->set = (struct pldi_step_control){
+        .t = o->step, .scaling = o->scaling, .loss_scale = (float)o->scaling.scale};
     d->planned = o->step;
     d->known = d->launched;
-    o->report = (pld_step_report){.factor = 1, .step = o->step};
     PLDI_TRY(pldi_params_copy(o->params, d->control, d->set, sizeof(*d->set)));
     return d->gpu->ops->stream_wait(d->gpu, pldi_params_stream(o->params));
 }
@@ -120,7 +129,7 @@ int pldi_optim_device_open(pld_optim *o)
     PLDI_TRY(rc);
     d->set = d->seen + RING;
     pldi_params_set_mirror(o->params, pull, push, o);
-    return PLD_OK;
+    return push(o);
 }
 
 void pldi_optim_device_close(pld_optim *o)
@@ -129,7 +138,6 @@ void pldi_optim_device_close(pld_optim *o)
 
     if (d == NULL)
         return;
-    pldi_params_set_mirror(o->params, NULL, NULL, NULL);
     for (int i = 0; i < RING; i++)
         d->gpu->ops->event_destroy(d->gpu, &d->events[i]);
     d->gpu->ops->free(d->gpu, d->seen);
@@ -193,8 +201,11 @@ static int launch(pld_optim *o, const struct optim_rule *rule, double clip)
 {
     const struct optim_device *d = o->device;
     const pld_stream stream = pldi_params_stream(o->params);
-    const struct pldi_step_rule decision = {
-        .lr = rule->lr, .beta1 = rule->beta1, .beta2 = rule->beta2, .clip = clip, .unscale = 1};
+    const struct pldi_step_rule decision = {.lr = rule->lr,
+                                            .beta1 = rule->beta1,
+                                            .beta2 = rule->beta2,
+                                            .clip = clip,
+                                            .scaling = pldi_optim_scale_rule(o)};
 
     PLDI_TRY(vote(o, stream));
     PLDI_TRY(d->gpu->ops->step_decide(d->gpu, d->vote, &decision, d->control, stream));

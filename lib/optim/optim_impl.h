@@ -32,7 +32,7 @@ struct optim_rule {
     double eps;
     double momentum;
     double weight_decay;
-    double factor; /**< gradients are multiplied by it */
+    double factor; /**< gradients are multiplied by it: clipping and unscaling */
     int64_t t;     /**< 1, 2, ... */
 };
 
@@ -42,7 +42,9 @@ struct pld_optim {
     pld_params *params;
     const struct pldi_kernels *kernels;
     pld_optim_opts opts;
-    int64_t step; /* saved with the params; on a device: as far as it is known */
+    int64_t step;                   /* saved with the params; on a device: as far as it is known */
+    struct pldi_loss_scale scaling; /* as step */
+    float loss_scale;               /* scaling.scale, for the caller; not on a device */
     pld_step_report report;
     struct optim_run *runs;
     int run_count;
@@ -71,6 +73,18 @@ struct optim_plan {
     int64_t step; /**< made so far */
 };
 
+/** Check the options of loss scaling and fill in the defaults. */
+int pldi_optim_scale_opts(pld_optim_opts *opts);
+
+/** Begin with the scale of the options; it is saved and loaded with the params. */
+int pldi_optim_scale_open(pld_optim *o);
+void pldi_optim_scale_close(pld_optim *o);
+
+struct pldi_scale_rule pldi_optim_scale_rule(const pld_optim *o);
+
+/** Step and scale have been loaded: the host's part of taking that over. */
+void pldi_optim_loaded(pld_optim *o);
+
 /** The gradients whose squares this rank adds up: as many of o->ranges as are returned. */
 size_t pldi_optim_ranges(pld_optim *o);
 
@@ -97,6 +111,9 @@ int pldi_optim_device_step(pld_optim *o, const struct optim_rule *rule, double c
 /** Take in the numbers that have come, or wait for those of the last step. */
 int pldi_optim_device_look(pld_optim *o);
 int pldi_optim_device_wait(pld_optim *o);
+
+/** Where the device keeps the scale. */
+const float *pldi_optim_device_loss_scale(const pld_optim *o);
 
 /** Update one run and set its gradients to zero. */
 void pldi_optim_update(const struct pldi_kernels *kernels, const struct optim_rule *rule,

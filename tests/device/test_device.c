@@ -218,8 +218,7 @@ static void test_norm(void)
 }
 
 enum { W, G, M, V, CONTROL, STEPS = 5 };
-static const struct pldi_step_rule rule = {
-    .lr = 1e-2, .beta1 = 0.9, .beta2 = 0.95, .clip = 1, .unscale = 1};
+static const struct pldi_step_rule rule = {.lr = 1e-2, .beta1 = 0.9, .beta2 = 0.95, .clip = 1};
 static const double decay = 0.999;
 
 /* Step `t` on the host, of gradients with the norm 2. */
@@ -266,7 +265,7 @@ static void test_adamw(void)
 {
     static float w[COUNT], g[COUNT], m[COUNT], v[COUNT];
     const struct pldi_step_vote vote = {.square = 4};
-    struct pldi_step_control control = {.t = 0};
+    struct pldi_step_control control = {.scaling = {.scale = 1}};
     int rc = 0;
 
     fill_random(w, COUNT, PLD_F32);
@@ -274,6 +273,7 @@ static void test_adamw(void)
     memset(pinned[M], 0, COUNT * 4);
     memset(pinned[V], 0, COUNT * 4);
     memset(pinned[CONTROL], 0, 256);
+    memcpy(pinned[CONTROL], &control, sizeof(control));
     memcpy(pinned[CONTROL] + 128, &vote, sizeof(vote));
     for (int i = 0; i < 4 && rc == 0; i++)
         rc = i == G ? 0 : up(i, sizeof(w));

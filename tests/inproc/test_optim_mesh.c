@@ -391,6 +391,8 @@ static int create(pld_runtime *rt, void *context)
 }
 
 #define OPTS PLD_OPTS(pld_optim_opts)
+#define STATIC .scaling = PLD_SCALING_STATIC
+#define DYNAMIC .scaling = PLD_SCALING_DYNAMIC
 
 static void test_create(void)
 {
@@ -410,7 +412,17 @@ static void test_create(void)
         {{OPTS, .weight_decay = -0.5}, PLD_ERR_ARG, "weight_decay is -0.5"},
         {{OPTS, .momentum = 1}, PLD_ERR_ARG, "momentum is 1"},
         {{OPTS, .clip = -2}, PLD_ERR_ARG, "clip is -2"},
-        {{OPTS, .reserved = 3}, PLD_ERR_ARG, "reserved is 3"},
+        {{OPTS, .scaling = PLD_SCALING_STATIC}, PLD_ERR_MISMATCH, "pld_optim_opts"},
+        {{OPTS, .scaling = PLD_SCALING_DYNAMIC}, PLD_ERR_MISMATCH, "pld_optim_opts"},
+        {{OPTS, .scaling = (pld_loss_scaling)3}, PLD_ERR_ARG, "loss scaling 3"},
+        {{OPTS, .init_scale = 8}, PLD_ERR_ARG, "init_scale is 8, but `scaling`"},
+        {{OPTS, STATIC, .growth_interval = 8}, PLD_ERR_ARG, "growth_interval is set, but"},
+        {{OPTS, STATIC, .init_scale = 1e-40}, PLD_ERR_ARG, "init_scale is 1e-40"},
+        {{OPTS, STATIC, .init_scale = NAN}, PLD_ERR_ARG, "init_scale is"},
+        {{OPTS, DYNAMIC, .growth_factor = 1}, PLD_ERR_ARG, "growth_factor is 1"},
+        {{OPTS, DYNAMIC, .backoff_factor = 1}, PLD_ERR_ARG, "backoff_factor is 1"},
+        {{OPTS, DYNAMIC, .backoff_factor = -0.5}, PLD_ERR_ARG, "backoff_factor is -0.5"},
+        {{OPTS, DYNAMIC, .growth_interval = -1}, PLD_ERR_ARG, "growth_interval is -1"},
         {{.struct_size = 8}, PLD_ERR_ARG, "rank 3"},
     };
 

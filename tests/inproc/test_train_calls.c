@@ -92,9 +92,16 @@ static void test_steady(void)
         .mesh = "dp=2", .ranks = 2, .microbatches = 2, .own_stream = 1, .side = 1};
     static struct train four = {
         .mesh = "dp=2,pp=2", .ranks = 4, .microbatches = 4, .own_stream = 1};
+    static struct train scaled = {.mesh = "dp=2",
+                                  .ranks = 2,
+                                  .microbatches = 2,
+                                  .own_stream = 1,
+                                  .scaling = PLD_SCALING_DYNAMIC,
+                                  .blind = 1};
 
     ok(run(steady, &two) == 0, "dp=2: steps neither wait nor allocate");
     ok(run(steady, &four) == 0, "dp=2 x pp=2: steps neither wait nor allocate");
+    ok(run(steady, &scaled) == 0, "dp=2, scaled: steps neither wait nor allocate");
 }
 
 /* In a process of its own, for a device that is lost stays so.  Status: see below. */

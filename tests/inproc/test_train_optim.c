@@ -3,7 +3,8 @@
 
 /*
  * The optimizer on a GPU against the host's, in all dtypes: the same bits and the same reports,
- * clipped, skipped or refused.  Gradients are small integers, so that norms are exact.
+ * clipped, skipped or refused, and with a scaled loss the same as without.  Gradients are small
+ * integers, so that norms are exact.
  */
 
 #include <math.h>
@@ -21,12 +22,13 @@ struct run {
     pld_step_report report[2][STEPS];
 };
 
-static int set(struct train_rank *r, void *to, pld_dtype dtype, int salt, int step)
+static int set(struct train_rank *r, void *to, pld_dtype dtype, int salt, int step, float scale)
 {
     unsigned char host[SLOT_BYTES];
 
     for (int i = 0; i < COUNT; i++)
-        number_put(host + (size_t)i * pld_dtype_bytes(dtype), dtype, (i * 7 + salt * 3) % 9 - 4);
+        number_put(host + (size_t)i * pld_dtype_bytes(dtype), dtype,
+                   ((i * 7 + salt * 3) % 9 - 4) * (double)scale);
     if (step == INFINITE && dtype == PLD_BF16 && r->dp_rank == 1)
         number_put(host + 10 * pld_dtype_bytes(dtype), dtype, INFINITY);
     return train_put(r, to, host, COUNT * pld_dtype_bytes(dtype));
@@ -46,7 +48,7 @@ static int add_all(struct train_rank *r)
     }
     TRAIN_TRY(pld_params_commit(r->params));
     for (int d = 0; d < DTYPES; d++)
-        TRAIN_TRY(set(r, pld_params_value(r->params, d), (pld_dtype)d, 1 + d, 0));
+        TRAIN_TRY(set(r, pld_params_value(r->params, d), (pld_dtype)d, 1 + d, 0, 1));
     TRAIN_TRY(pld_dp_create(r->params, NULL, &r->dp));
     return 0;
 }
@@ -67,9 +69,11 @@ static int step(pld_runtime *rt, struct train_rank *r, struct run *c, int n)
 {
     pld_step_report *report = &c->report[r->dp_rank][n];
     double lr = 0.1 / (1 + n);
+    float scale = 0;
 
+    CHECK(rt, train_put(r, &scale, pld_optim_loss_scale(r->optim), sizeof(scale)) == 0);
     for (int d = 0; d < DTYPES; d++)
-        CHECK(rt, set(r, pld_params_grad(r->params, d), (pld_dtype)d, 5 + d + n, n) == 0);
+        CHECK(rt, set(r, pld_params_grad(r->params, d), (pld_dtype)d, 5 + d + n, n, scale) == 0);
     for (int d = DTYPES - 1; d >= 0; d--)
         CHECK(rt, pld_dp_ready(r->dp, d, r->stream) == 0);
     if (n == REFUSED) {
@@ -127,7 +131,8 @@ static int body(pld_runtime *rt, void *context)
     return 0;
 }
 
-static void compare(const char *what, const pld_optim_opts *opts)
+/* Returns the host's run, to be freed. */
+static struct run *compare(const char *what, const pld_optim_opts *opts)
 {
     struct run *run[2] = {calloc(1, sizeof(struct run)), calloc(1, sizeof(struct run))};
 
@@ -151,22 +156,54 @@ static void compare(const char *what, const pld_optim_opts *opts)
 
         ok(n == REFUSED ||
                (h->step == g->step && h->skipped == g->skipped && h->skipped == (n == INFINITE) &&
+                h->skips == (n >= INFINITE) && h->skips == g->skips &&
+                memcmp(&h->loss_scale, &g->loss_scale, sizeof(double)) == 0 &&
                 memcmp(&h->factor, &g->factor, sizeof(double)) == 0 &&
                 (h->skipped ? !isfinite(g->grad_norm)
                             : memcmp(&h->grad_norm, &g->grad_norm, sizeof(double)) == 0)),
            "%s, step %d: norm %g, factor %g, %d updates", what, n, g->grad_norm, g->factor,
            (int)g->step);
     }
-    free(run[0]);
     free(run[1]);
+    return run[0];
+}
+
+/* Powers of two: the same values and state as without; and what others come to. */
+static void scaled(void)
+{
+    pld_optim_opts opts = {PLD_OPTS(pld_optim_opts), .weight_decay = 0.1, .clip = 1};
+    struct run *plain = compare("AdamW", &opts);
+    struct run *run;
+
+    opts.scaling = PLD_SCALING_STATIC;
+    opts.init_scale = 64;
+    run = compare("AdamW, scaled by 64", &opts);
+    ok(memcmp(run->memory, plain->memory, sizeof(run->memory)) == 0, "64: as without");
+    free(run);
+    opts.scaling = PLD_SCALING_DYNAMIC;
+    opts.growth_interval = 2;
+    run = compare("AdamW, scaled by 64, 128, 64", &opts);
+    ok(memcmp(run->memory, plain->memory, sizeof(run->memory)) == 0, "dynamic: as without");
+    ok(run->report[0][0].loss_scale == 64 && run->report[0][2].loss_scale == 128 &&
+           run->report[1][INFINITE].loss_scale == 64 && run->report[0][STEPS - 1].loss_scale == 64,
+       "64, twice that, and back after the step that is not finite");
+    free(run);
+    opts.growth_factor = 1.5;
+    opts.backoff_factor = 0.3;
+    run = compare("AdamW, scaled by what is rounded", &opts);
+    ok(run->report[0][2].loss_scale == 96 &&
+           run->report[0][INFINITE].loss_scale == (double)(float)(96 * 0.3),
+       "scales are numbers of f32: %.9g", run->report[0][INFINITE].loss_scale);
+    free(run);
+    free(plain);
 }
 
 int main(void)
 {
     (void)setenv("FAKE_CUDA_DEVICES", "4", 0);
-    compare("AdamW", &(pld_optim_opts){PLD_OPTS(pld_optim_opts), .weight_decay = 0.1, .clip = 1});
-    compare("SGD with momentum", &(pld_optim_opts){PLD_OPTS(pld_optim_opts), .kind = PLD_SGD,
-                                                   .momentum = 0.9, .clip = 2});
-    compare("SGD", &(pld_optim_opts){PLD_OPTS(pld_optim_opts), .kind = PLD_SGD});
+    scaled();
+    free(compare("SGD with momentum", &(pld_optim_opts){PLD_OPTS(pld_optim_opts), .kind = PLD_SGD,
+                                                        .momentum = 0.9, .clip = 2}));
+    free(compare("SGD", &(pld_optim_opts){PLD_OPTS(pld_optim_opts), .kind = PLD_SGD}));
     return tap_done();
 }

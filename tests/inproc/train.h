@@ -18,6 +18,7 @@
 #include "params/params.h"
 
 #include <dlfcn.h>
+#include <math.h>
 #include <stdlib.h>
 
 enum { WIDTH = 3001, TRAIN_MAX_RANKS = 4, MOST_VALUES = 4 * WIDTH, TRAIN_STEPS = 6 };
@@ -30,6 +31,9 @@ struct train {
     int own_stream, side;   /**< gradients also come from a second stream */
     int outside;            /**< the stage's tensor is the caller's memory */
     double clip;
+    pld_loss_scaling scaling; /**< from 2^10 on */
+    int blind;                /**< the scale is not read, for that waits: gradients lack it */
+    int64_t growth_interval;
     int fails; /**< microbatch at which forward of stage 1 fails, from 1; 0: none */
     float value[TRAIN_MAX_RANKS][MOST_VALUES];
     pld_step_report report[TRAIN_MAX_RANKS];
@@ -51,6 +55,7 @@ struct train_rank {
     pld_event event;
     int stage, stages, dp_rank;
     int w, v;              /* tensors; v < 0: none */
+    int poisoned;          /* gradients are not finite */
     float *input, *target; /* [microbatches][WIDTH] */
     float *scratch, *by;
     void *outside[2];
@@ -151,20 +156,34 @@ static inline int train_add(struct train_rank *r, int id, const float *by)
     return pld_dp_ready(r->dp, id, stream);
 }
 
+/** What the loss is multiplied by.  A device's is asked for: in tests alone one waits for it. */
+static inline int train_loss_scale(struct train_rank *r, float *out)
+{
+    *out = 1;
+    if (r->t->scaling == PLD_SCALING_NONE || r->t->blind)
+        return 0;
+    TRAIN_TRY(train_put(r, out, pld_optim_loss_scale(r->optim), sizeof(*out)));
+    if (r->poisoned)
+        *out = INFINITY;
+    return 0;
+}
+
 static inline int train_backward(void *context, int stage, int microbatch, const void *in,
                                  const void *grad_out, void *grad_in)
 {
     struct train_rank *r = context;
     float *mine = r->by + (size_t)microbatch * WIDTH; /* the second stream may be behind */
     const float *by[2] = {grad_out, r->target + (size_t)microbatch * WIDTH};
+    float scale = 1;
     int n = 1;
 
     if (grad_out == NULL) { /* y minus target; the target is stored negative */
+        TRAIN_TRY(train_loss_scale(r, &scale));
         TRAIN_TRY(train_forward(context, stage, microbatch, in, NULL));
         by[0] = r->scratch;
         n = 2;
     }
-    TRAIN_TRY(train_sum(r, mine, by, n, 0.75, r->stream));
+    TRAIN_TRY(train_sum(r, mine, by, n, 0.75 * (double)scale, r->stream));
     TRAIN_TRY(train_add(r, r->w, mine));
     if (r->v >= 0)
         TRAIN_TRY(train_add(r, r->v, mine));
@@ -248,7 +267,12 @@ static inline int train_open(struct train_rank *r)
     const size_t bucket = t->side ? 0 : 4096;
     const pld_dp_opts dp = {PLD_OPTS(pld_dp_opts), .accumulate = t->microbatches,
                             .bucket_bytes = bucket, .first_bucket_bytes = bucket};
-    const pld_optim_opts adamw = {PLD_OPTS(pld_optim_opts), .weight_decay = 0.1, .clip = t->clip};
+    const pld_optim_opts adamw = {PLD_OPTS(pld_optim_opts),
+                                  .weight_decay = 0.1,
+                                  .clip = t->clip,
+                                  .scaling = t->scaling,
+                                  .init_scale = t->scaling == PLD_SCALING_NONE ? 0 : 1024,
+                                  .growth_interval = t->growth_interval};
     pld_pipe_opts pipe = {PLD_OPTS(pld_pipe_opts), .forward = train_forward,
                           .backward = train_backward, .context = r, .stream = r->stream};
     pld_schedule *schedule = NULL;

@@ -116,9 +116,9 @@ static void test_infinite(void)
 /* ---- Decision ---- */
 
 static struct pldi_step_control decide(struct pldi_step_vote vote, struct pldi_step_rule rule,
-                                       int64_t t)
+                                       int64_t t, double scale)
 {
-    struct pldi_step_control control = {.t = t};
+    struct pldi_step_control control = {.t = t, .scaling = {.scale = scale}};
 
     (void)pldi_cuda_step_decide(gpu, &vote, &rule, &control, NULL);
     return control;
@@ -134,8 +134,8 @@ static void test_bias(void)
     for (int64_t t = 1; t <= MOST_STEPS; t += t < 3000 ? 1 : 997) {
         const double beta1 = betas[t % 7];
         const double beta2 = betas[(t + 2) % 7];
-        const struct pldi_step_rule rule = {3e-4, beta1, beta2, 0, 1};
-        const struct pldi_step_control c = decide((struct pldi_step_vote){1, 0}, rule, t - 1);
+        const struct pldi_step_rule rule = {.lr = 3e-4, .beta1 = beta1, .beta2 = beta2};
+        const struct pldi_step_control c = decide((struct pldi_step_vote){1, 0}, rule, t - 1, 1);
         const double step_size = 3e-4 / (1 - pow(beta1, (double)t));
         const double sqrt_factor = 1 / sqrt(1 - pow(beta2, (double)t));
 
@@ -150,26 +150,52 @@ static void test_bias(void)
 
 static void test_decision(void)
 {
-    const struct pldi_step_rule plain = {0.1, 0.9, 0.99, 0, 1};
-    const struct pldi_step_rule clipped = {0.1, 0.9, 0.99, 2.5, 1};
-    const struct pldi_step_rule scaled = {0.1, 0.9, 0.99, 2.5, 1.0 / 1024};
-    struct pldi_step_control c = decide((struct pldi_step_vote){16, 0}, plain, 4);
+    const struct pldi_step_rule plain = {.lr = 0.1, .beta1 = 0.9, .beta2 = 0.99};
+    const struct pldi_step_rule clipped = {.lr = 0.1, .beta1 = 0.9, .beta2 = 0.99, .clip = 2.5};
+    struct pldi_step_control c = decide((struct pldi_step_vote){16, 0}, plain, 4, 1);
 
     ok(c.norm == 4 && c.factor == 1 && c.t == 5 && c.skip == 0, "no clipping: norm %g, factor %g",
        c.norm, c.factor);
-    c = decide((struct pldi_step_vote){16, 0}, clipped, 4);
+    c = decide((struct pldi_step_vote){16, 0}, clipped, 4, 1);
     ok(c.factor == 2.5 / (4 + 1e-6), "clipped: factor %.17g", c.factor);
-    c = decide((struct pldi_step_vote){4, 0}, clipped, 4);
+    c = decide((struct pldi_step_vote){4, 0}, clipped, 4, 1);
     ok(c.norm == 2 && c.factor == 1, "not beyond the largest norm: factor %g", c.factor);
-    c = decide((struct pldi_step_vote){16 * 0x1p20, 0}, scaled, 4);
-    ok(c.norm == 4 && c.factor == 2.5 / (4 + 1e-6) / 1024, "unscaled: norm %g, factor %.17g",
-       c.norm, c.factor);
-    c = decide((struct pldi_step_vote){16, 1}, clipped, 4);
+    c = decide((struct pldi_step_vote){16 * 0x1p20, 0}, clipped, 4, 1024);
+    ok(c.norm == 4 && c.factor == 2.5 / (4 + 1e-6) / 1024 && c.clip == c.factor * 1024,
+       "unscaled: norm %g, factor %.17g", c.norm, c.factor);
+    c = decide((struct pldi_step_vote){16, 1}, clipped, 4, 1);
     ok(isnan(c.norm) && c.skip == 1 && c.t == 4, "a rank's share is not finite: norm %g", c.norm);
-    c = decide((struct pldi_step_vote){INFINITY, 2}, clipped, 4);
+    c = decide((struct pldi_step_vote){INFINITY, 2}, clipped, 4, 1);
     ok(isinf(c.norm) && c.skip == 1 && c.t == 4, "the sum is not finite: norm %g", c.norm);
-    c = decide((struct pldi_step_vote){NAN, 0}, plain, 4);
+    c = decide((struct pldi_step_vote){NAN, 0}, plain, 4, 1);
     ok(isnan(c.norm) && c.skip == 1 && c.t == 4, "NaN: norm %g", c.norm);
+}
+
+/* Steps, X those that are not finite, and the scale after each, in powers of two. */
+static void follow_scale(const char *steps, double first, const int *powers)
+{
+    const struct pldi_step_rule rule = {
+        .lr = 0.1, .beta1 = 0.9, .beta2 = 0.99, .scaling = {4, 0.5, 3}};
+    struct pldi_step_control c = {.scaling = {.scale = first}};
+    int good = 1;
+    int skips = 0;
+
+    for (int i = 0; steps[i] != 0; i++) {
+        const struct pldi_step_vote vote = {steps[i] == 'X' ? INFINITY : 1, 0};
+
+        good &= pldi_cuda_step_decide(gpu, &vote, &rule, &c, NULL) == PLD_OK;
+        skips += steps[i] == 'X';
+        good &= c.scaling.scale == ldexp(1, powers[i]) && c.loss_scale == ldexpf(1, powers[i]);
+        good &= c.scaling.skips == skips;
+    }
+    ok(good, "%s from %g: the scale ends at %g", steps, first, c.scaling.scale);
+}
+
+static void test_scale(void)
+{
+    follow_scale("..X...X....", 1024, (const int[]){10, 10, 9, 9, 9, 11, 10, 10, 10, 12, 12});
+    follow_scale("XX.", 0x1p-125, (const int[]){-126, -126, -126});
+    follow_scale("......", 0x1p124, (const int[]){124, 124, 126, 126, 126, 126});
 }
 
 /* ---- Sweeps ---- */
@@ -204,7 +230,8 @@ static void model_new(struct model *m, const struct trial *t)
 {
     const pld_dtype state = t->dtype == PLD_F64 ? PLD_F64 : PLD_F32;
 
-    *m = (struct model){.dtypes = {t->dtype, t->grad_dtype, state, state, state}};
+    *m = (struct model){.dtypes = {t->dtype, t->grad_dtype, state, state, state},
+                        .control = {.scaling = {.scale = 1}}};
     for (int a = 0; a < ARRAYS; a++) {
         if (!has(t, a))
             continue;
@@ -249,7 +276,7 @@ static void new_gradients(struct model *m, const struct trial *t, int step)
 static int our_step(struct model *m, const struct trial *t, double lr)
 {
     const struct pldi_range range = {m->ours[GRAD].at, t->count, t->grad_dtype};
-    const struct pldi_step_rule rule = {lr, 0.9, 0.999, 20, 1};
+    const struct pldi_step_rule rule = {.lr = lr, .beta1 = 0.9, .beta2 = 0.999, .clip = 20};
     const struct pldi_device_sweep sweep = {.value = m->ours[VALUE].at,
                                             .grad = m->ours[GRAD].at,
                                             .master = m->ours[MASTER].at,
@@ -386,6 +413,7 @@ int main(void)
     test_infinite();
     test_bias();
     test_decision();
+    test_scale();
     for (int p = 0; p < 6; p++) {
         test_sweeps(pairs[p][0], pairs[p][1], 1, 0);
         test_sweeps(pairs[p][0], pairs[p][1], 0, 0);
