@@ -50,6 +50,8 @@ struct gpt_part {
     const void *hidden;     /**< [rows][C] after the final norm */
     const int32_t *targets; /**< [rows], where the backend reads tokens */
     float scale;            /**< of the gradients; 0: none are wanted */
+    const float *times;     /**< where the backend computes: they are multiplied by that, too, as
+                                 it is when they are; NULL: they are not */
 };
 
 struct gpt_backend {

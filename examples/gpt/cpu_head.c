@@ -77,17 +77,17 @@ static double losses(const struct gpt_stage *s, const struct gpt_part *part)
 static void gradients(struct gpt_stage *s, const struct gpt_part *part, float *dhidden)
 {
     const int c = s->config.channels;
+    const float scale = part->scale * (part->times != NULL ? *part->times : 1);
     float *dweight = s->own.of[GPT_WTE].grad;
 
     for (int first = 0; first < s->config.vocab; first += GPT_HEAD_COLS) {
         const int n = width(s, first);
         float *d = block(s, first);
 
-        s->kernels->probabilities(d, s->scratch.maximum, part->scale, (size_t)part->rows,
-                                  (size_t)n);
+        s->kernels->probabilities(d, s->scratch.maximum, scale, (size_t)part->rows, (size_t)n);
         for (int i = 0; i < part->rows; i++)
             if (part->targets[i] >= first && part->targets[i] < first + n)
-                *target_logit(s, i, part->targets[i]) -= part->scale;
+                *target_logit(s, i, part->targets[i]) -= scale;
         gpt_lap(s, GPT_LOSS);
         gemm_nn(part->rows, c, n, d, n, embedding(s, first), c, first == 0 ? 0.0F : 1.0F, dhidden,
                 c);

@@ -178,7 +178,7 @@ void gpt_gpu_head(struct gpt_stage *s, const struct gpt_part *part, void *dhidde
     make_logits(s, &l, part->hidden);
     gpt_gpu_launch(s, GPT_KERNEL_cross_entropy, each,
                    GPT_ARGUMENTS(&s->scratch.logits, &s->scratch.losses, &at.targets, &vocab,
-                                 &stride, &at.scale));
+                                 &stride, &at.scale, &at.times));
     gpt_gpu_launch(s, GPT_KERNEL_loss_sum, one,
                    GPT_ARGUMENTS(&s->scratch.loss, &s->scratch.losses, &at.rows));
     if (part->scale == 0)

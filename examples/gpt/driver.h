@@ -36,6 +36,7 @@ struct gpt_options {
     const char *device;   /**< "cpu", "cuda" or "auto" */
     const char *dtype;    /**< "f32" or "bf16" */
     const char *graphs;   /**< "off" or "on" */
+    const char *scaling;  /**< of the loss: "dynamic", or a number; NULL: none */
     int64_t batch;        /**< sequences of the global batch */
     int64_t microbatches; /**< of one data-parallel rank; 0: chosen */
     int64_t seq;          /**< 0: 128, or the model's limit if that is smaller */
@@ -46,8 +47,9 @@ struct gpt_options {
     int64_t sample;
     int64_t seed;
     double lr, beta1, beta2, eps, weight_decay, clip;
-    int seed_given; /**< 1: --seed wins over the seed of a checkpoint */
-    int times;      /**< 1: say at the end where the time went */
+    double loss_scale; /**< of `scaling`; 0: the library's */
+    int seed_given;    /**< 1: --seed wins over the seed of a checkpoint */
+    int times;         /**< 1: say at the end where the time went */
     int help;
 };
 

@@ -26,7 +26,8 @@ void gpt_head(struct gpt_stage *s, const void *x, const int32_t *targets, float 
         const struct gpt_part part = {.rows = left < s->head_rows ? left : s->head_rows,
                                       .hidden = s->scratch.norm,
                                       .targets = targets + first,
-                                      .scale = scale};
+                                      .scale = scale,
+                                      .times = s->loss_scale};
         const struct gpt_layer_norm norm = norm_of(s, first, part.rows);
 
         s->backend->norm(s, &norm, (const char *)x + at, s->scratch.norm);

@@ -132,6 +132,13 @@ void gpt_stage_on_ready(struct gpt_stage *stage, int (*ready)(void *context, int
                         void *context);
 
 /**
+ * Multiply the gradients of the loss, on top of `grad_scale`, by the number that is in `scale` when
+ * they are computed; it fits pld_optim_loss_scale().  Losses are told without it.
+ * @param scale  in the memory of the stage's device, in the order of its stream; NULL: do not
+ */
+void gpt_stage_scale_loss(struct gpt_stage *stage, const float *scale);
+
+/**
  * Fill the committed params with GPT-2's initial values: a pure function of seed
  * and tensor name, whatever the layout.
  */

@@ -38,6 +38,9 @@ const char gpt_usage[] =
     "  --beta1 X --beta2 X --eps X --weight-decay X\n"
     "                       AdamW (0.9, 0.95, 1e-8, 0); matrices alone decay\n"
     "  --clip X             largest gradient norm (1); 0: off\n"
+    "  --loss-scale N|dynamic\n"
+    "                       multiply the loss, so that small gradients stay; dynamic: from 65536\n"
+    "                       on, less where gradients overflow (default: no scale)\n"
     "  --seed N             of weights, order of samples, sampled text (1337)\n"
     "checkpoints\n"
     "  --ckpt DIR           where to save and to look for what to resume\n"
@@ -77,6 +80,7 @@ static const struct option table[] = {
     {"--device", TEXT, AT(device), 0, 0},
     {"--dtype", TEXT, AT(dtype), 0, 0},
     {"--cuda-graphs", TEXT, AT(graphs), 0, 0},
+    {"--loss-scale", TEXT, AT(scaling), 0, 0},
     {"--batch", COUNT, AT(batch), 1, 1 << 30},
     {"--microbatches", COUNT, AT(microbatches), 1, 1 << 20},
     {"--seq", COUNT, AT(seq), 1, 1 << 20},
@@ -175,6 +179,20 @@ static int check_device(const struct gpt_options *o)
     return 0;
 }
 
+static int read_scaling(struct gpt_options *o)
+{
+    char *end;
+
+    if (o->scaling == NULL || strcmp(o->scaling, "dynamic") == 0)
+        return 0;
+    o->loss_scale = strtod(o->scaling, &end);
+    if (*end != '\0' || !(o->loss_scale > 0 && isfinite(o->loss_scale)))
+        return gpt_fail(PLD_ERR_ARG,
+                        "--loss-scale is \"%s\"; it must be a number above 0, or dynamic",
+                        o->scaling);
+    return 0;
+}
+
 static int check(const struct gpt_options *o)
 {
     if (o->help)
@@ -226,6 +244,8 @@ int gpt_options_read(int argc, char **argv, struct gpt_options *out)
             return gpt_fail(PLD_ERR_ARG, "%s needs a value; see --help", o->name);
         rc = set(o, argv[i], out);
     }
+    if (rc == 0)
+        rc = read_scaling(out);
     return rc == 0 ? check(out) : rc;
 }
 

@@ -233,6 +233,11 @@ void gpt_stage_on_ready(struct gpt_stage *stage, int (*ready)(void *context, int
     stage->ready_context = context;
 }
 
+void gpt_stage_scale_loss(struct gpt_stage *stage, const float *scale)
+{
+    stage->loss_scale = scale;
+}
+
 pld_stream gpt_stage_stream(const struct gpt_stage *stage)
 {
     return stage->stream;

@@ -131,6 +131,7 @@ struct gpt_stage {
 
     int (*ready)(void *context, int id);
     void *ready_context;
+    const float *loss_scale;   /**< NULL: 1 */
     int backwards;             /**< of this step */
     int final;                 /**< 1: the one under way is the last of the step */
     int warm;                  /**< 1: there was a whole step, so that all kernels are loaded */

@@ -99,7 +99,7 @@ static int tell(struct gpt_trainer *t, const struct account *a)
 {
     const double speed = (double)t->options->batch * t->seq / a->seconds;
     const double mfu = utilisation(t, speed);
-    const pld_metric metrics[] = {
+    pld_metric metrics[9] = {
         {.name = "step", .integer = t->step, .is_integer = 1},
         {.name = "loss", .number = a->loss},
         {.name = "grad_norm", .number = a->report.grad_norm},
@@ -107,12 +107,16 @@ static int tell(struct gpt_trainer *t, const struct account *a)
         {.name = "tokens", .integer = t->consumed * t->seq, .is_integer = 1},
         {.name = "tokens_per_s", .number = speed},
         {.name = "step_s", .number = a->seconds},
-        {.name = "mfu", .number = mfu}, /* last: left out where no peak is known */
     };
-    const size_t count = sizeof(metrics) / sizeof(metrics[0]) - (t->peak == 0);
+    size_t count = 7;
     char text[96], part[32] = "";
-    int rc = pld_meter_log(t->meter, metrics, count);
+    int rc;
 
+    if (t->options->scaling != NULL)
+        metrics[count++] = (pld_metric){.name = "loss_scale", .number = a->report.loss_scale};
+    if (t->peak > 0) /* else the device's is not known */
+        metrics[count++] = (pld_metric){.name = "mfu", .number = mfu};
+    rc = pld_meter_log(t->meter, metrics, count);
     if (t->peak > 0)
         snprintf(part, sizeof(part), "  MFU %.1f %%", 100 * mfu);
     snprintf(text, sizeof(text), "loss %.4f  %.0f tok/s%s%s", a->loss, speed, part,

@@ -217,6 +217,13 @@ static int make_pipe(struct gpt_trainer *t, const pld_schedule *schedule)
     return gpt_from_polder(pld_pipe_create(t->mesh, schedule, &opts, &t->pipe));
 }
 
+static pld_loss_scaling scaling_of(const struct gpt_options *o)
+{
+    if (o->scaling == NULL)
+        return PLD_SCALING_NONE;
+    return o->loss_scale > 0 ? PLD_SCALING_STATIC : PLD_SCALING_DYNAMIC;
+}
+
 /* The loss is a mean over the whole batch, so replicas' gradients are added, not averaged. */
 static int make_optimizer(struct gpt_trainer *t)
 {
@@ -227,7 +234,9 @@ static int make_optimizer(struct gpt_trainer *t)
                                   .beta2 = o->beta2 > 0 ? o->beta2 : -1,
                                   .eps = o->eps,
                                   .weight_decay = o->weight_decay,
-                                  .clip = o->clip};
+                                  .clip = o->clip,
+                                  .scaling = scaling_of(o),
+                                  .init_scale = o->loss_scale};
 
     TRY(pld_params_commit(t->params));
     if (t->device != NULL)
@@ -235,6 +244,7 @@ static int make_optimizer(struct gpt_trainer *t)
     TRY(pld_dp_create(t->params, &sum, &t->dp));
     TRY(pld_optim_create(t->params, &adamw, &t->optim));
     gpt_stage_on_ready(t->stage, ready, t);
+    gpt_stage_scale_loss(t->stage, o->scaling == NULL ? NULL : pld_optim_loss_scale(t->optim));
     return 0;
 }
 

@@ -278,16 +278,17 @@ static void test_loss(int dtype, int vocab, int stride)
     struct values logits = normal(dtype, (size_t)(ROWS * stride), 1, 5), before = copy_of(logits);
     struct values losses = fresh(F32, ROWS);
     int32_t targets[ROWS], *at = targets;
-    float none = 0, scale = 0.125F;
+    float none = 0, scale = 0.125F, half = 0.0625F, two = 2;
+    const float *times = NULL, *twice = &two;
 
     for (int i = 0; i < ROWS; i++)
         targets[i] = (vocab - 1) * i / (ROWS - 1);
     launch("cross_entropy", dtype, GRID(ROWS, 1), 64, 0,
-           ARGUMENTS(&logits.at, &losses.at, &at, &vocab, &stride, &none));
+           ARGUMENTS(&logits.at, &losses.at, &at, &vocab, &stride, &none, &twice));
     ok(memcmp(logits.at, before.at, bytes_of(&before)) == 0,
        "%s: logits stay if no gradient is wanted", dtype_names[dtype]);
     launch("cross_entropy", dtype, GRID(ROWS, 1), 64, 0,
-           ARGUMENTS(&logits.at, &losses.at, &at, &vocab, &stride, &scale));
+           ARGUMENTS(&logits.at, &losses.at, &at, &vocab, &stride, &half, &twice));
     worst = 0;
     for (int i = 0; i < ROWS; i++)
         check_loss_row(logits, before, losses, i, targets[i], sizes, (double)scale);
@@ -295,7 +296,7 @@ static void test_loss(int dtype, int vocab, int stride)
        vocab, worst);
     set_value(before, (size_t)stride + 1, NAN);
     launch("cross_entropy", dtype, GRID(ROWS, 1), 64, 0,
-           ARGUMENTS(&before.at, &losses.at, &at, &vocab, &stride, &scale));
+           ARGUMENTS(&before.at, &losses.at, &at, &vocab, &stride, &scale, &times));
     ok(isnan(value(losses, 1)) && !isnan(value(losses, 0)) &&
            isnan(value(before, (size_t)stride)) && all_whole(),
        "%s: NaN among the logits", dtype_names[dtype]);

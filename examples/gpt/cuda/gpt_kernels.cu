@@ -48,9 +48,9 @@
         gelu_backward(d, out, x, count);                                                           \
     }                                                                                              \
     KERNEL gpt_cross_entropy_##T(T *logits, f32 *losses, const int32_t *targets, int vocab,        \
-                                 int stride, f32 scale)                                            \
+                                 int stride, f32 scale, const f32 *times)                          \
     {                                                                                              \
-        cross_entropy(logits, losses, targets, vocab, stride, scale);                              \
+        cross_entropy(logits, losses, targets, vocab, stride, scale, times);                       \
     }
 
 #define FOR_ATTENTION(T, kind, D)                                                                  \

@@ -117,12 +117,13 @@ static __device__ inline exponentials block_exponentials(exponentials x, exponen
 
 /*
  * A block a row: its loss, and with a scale other than 0 the gradient of scale times the loss in
- * place of the logits.  Rows are `stride` apart, a multiple of 8; what follows `vocab` columns
+ * place of the logits, with `times` that of scale * *times.  Rows are `stride` apart, a multiple of 8; what follows `vocab` columns
  * becomes 0.
  */
 template <class T>
 static __device__ inline void cross_entropy(T *logits, f32 *losses, const int32_t *targets,
-                                            int vocab, int stride, f32 scale)
+                                            int vocab, int stride, f32 scale,
+                                            const f32 *times)
 {
     enum { N = vector_of<T>::size };
     __shared__ exponentials room[WARP];
@@ -137,6 +138,8 @@ static __device__ inline void cross_entropy(T *logits, f32 *losses, const int32_
         losses[blockIdx.x] = lse - logit;
     if (scale == 0)
         return;
+    if (times != NULL)
+        scale *= *times;
     for (int i = (int)threadIdx.x * N; i < stride; i += (int)blockDim.x * N) {
         f32 v[N];
 
