@@ -37,7 +37,7 @@
  *   that they disagree soon after, not before data move, unless POLDER_CHECK=sync, and the
  *   group then ends; an error of NCCL, too, is found by a later call.  A rank without any
  *   element in a call whose counts differ by rank says by its pointers, or by a stream,
- *   that the others use device memory.  pld_allreduce_leaves() takes none.
+ *   that the others use device memory.
  * - Numerics: f16 and bf16 are added in f32, also between nodes, and rounded once
  *   (to nearest even; NaN stays NaN).  max and min of a NaN and a number are NaN.
  *   Integers wrap.  The order of a sum follows from group size, node map, binding of
@@ -294,7 +294,12 @@ typedef struct {
  * width.  Leaves dealt out in turn make every leaf a run.  Memory: about 8 MiB per rank, and
  * that much again for what arrives.
  *
- * @param leaves  [n], in any order, read before the call returns; their data until it is done.
+ * Device memory: the same bits.  The call waits for the other hosts, which tell each other who
+ * has which leaf; so what they disagree about is PLD_ERR_MISMATCH before data move, leaves in
+ * different memory included.  Where NCCL carries, the rest goes into a stream as of all operations.
+ *
+ * @param leaves  [n], in any order, read before the call returns; their data, in the same kind of
+ *                memory as recv, until it is done.
  *                Each of 0 .. total-1 must be given once, on one rank: else PLD_ERR_MISMATCH,
  *                naming the first that is not
  * @param n       of this rank; may be 0

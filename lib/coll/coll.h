@@ -163,6 +163,7 @@ struct pld_request {
     int started;                /**< and it knows that all have come */
     struct pldi_check *check;   /**< of a message that is being announced */
     struct pldi_leaves *leaves; /**< of pld_allreduce_leaves(), while it is under way */
+    int place;                  /**< of its leaves: enum pldi_leaves_place */
 
     /* Where one count does not say it all; in `memory`, which is the operation's. */
     void *memory;

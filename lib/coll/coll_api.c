@@ -166,7 +166,7 @@ static int post_filled(pld_request *filled, const pld_coll_opts *opts)
     pld_request *op;
     int rc = 1;
 
-    if (filled->group->gpu != NULL && filled->kind != PLDI_LEAVES)
+    if (filled->group->gpu != NULL)
         rc = pldi_gpu_post(filled, opts);
     if (rc <= 0)
         return rc;
@@ -431,7 +431,6 @@ int pld_allreduce_leaves(pld_group *group, const pld_leaf *leaves, size_t n, uin
 
     PLDI_CHECK_ARG(group != NULL);
     PLDI_TRY(pldi_call_opts(opts, &o));
-    PLDI_TRY(pldi_gpu_refuse(group, "pld_allreduce_leaves", recv));
     r = place_for(group, &o, &local);
     pldi_call_start(r, group, PLDI_LEAVES, NULL, recv, count, dtype);
     PLDI_TRY(pldi_leaves_fill(r, leaves, n, total, op, o.scale));

@@ -156,10 +156,8 @@ int pldi_gpu_sums(const pld_request *op);
 /** Add to a sentence of pld_coll_explain(). */
 void pldi_gpu_explain(const pld_group *group, int kind, pld_dtype dtype, uint64_t bytes, char *text,
                       size_t text_bytes);
-/** PLD_ERR_UNSUPPORTED if a pointer is of the device. */
-int pldi_gpu_refuse(const pld_group *group, const char *call, const void *pointer);
 
-/* ---- coll_device_move.c, coll_device_sum.c: what goes into a stream ---- */
+/* ---- coll_device_move.c, coll_device_sum.c, coll_device_leaves.c: what goes into a stream ---- */
 
 /** An operation on its way into a stream. */
 struct pldi_put {
@@ -180,6 +178,7 @@ void pldi_put_call(struct pldi_put *put, const struct pldi_comm_call *call);
 /** All of an operation; with the turn. */
 int pldi_put_operation(struct pldi_put *put);
 int pldi_put_sums(struct pldi_put *put);
+int pldi_put_leaves(struct pldi_put *put);
 
 /* ---- coll_device_check.c: whether ranks do the same ---- */
 

@@ -16,6 +16,7 @@
 #include "base/base_mem.h"
 #include "coll/coll_device.h"
 #include "coll/coll_health.h"
+#include "coll/coll_leaves.h"
 #include "coll/coll_shape.h"
 
 enum { JUDGE_EVERY = 256 };
@@ -72,11 +73,34 @@ static int without_data(const pld_request *op, const pld_coll_opts *opts)
     return on_device(op, op->send) || on_device(op, op->recv) || opts->stream != NULL;
 }
 
+static int classify_leaves(const pld_request *op)
+{
+    const pld_leaf *leaves = pldi_leaves_of(op);
+    int where;
+
+    if (op->count == 0)
+        return 0;
+    where = on_device(op, op->recv);
+    for (size_t i = 0; i < op->n_items; i++) {
+        const int this = on_device(op, leaves[i].data);
+
+        if (this != where)
+            return pldi_fail(PLD_ERR_ARG,
+                             "pld_allreduce_leaves: leaf %llu is in %s memory and recv in %s "
+                             "memory; need one kind",
+                             (unsigned long long)leaves[i].leaf, this ? "device" : "host",
+                             where ? "device" : "host");
+    }
+    return where;
+}
+
 static int classify(const pld_request *op, const pld_coll_opts *opts)
 {
     const void *pointers[2] = {NULL, NULL};
     int where[2];
 
+    if (op->kind == PLDI_LEAVES)
+        return classify_leaves(op);
     if (pldi_shape(op->kind)->cut[PLDI_RECEIVED] == PLDI_NOTHING && !is_message(op))
         return 0;
     for (int side = PLDI_SENT; side <= PLDI_RECEIVED; side++) {
@@ -91,14 +115,6 @@ static int classify(const pld_request *op, const pld_coll_opts *opts)
             PLD_ERR_ARG, "pld_%s: send is in %s memory and recv in %s memory; need one kind",
             pldi_kind_name(op->kind), where[0] ? "device" : "host", where[1] ? "device" : "host");
     return where[0] == 1 || where[1] == 1;
-}
-
-int pldi_gpu_refuse(const pld_group *group, const char *call, const void *pointer)
-{
-    if (group->gpu == NULL || pointer == NULL ||
-        group->device->ops->where(group->device, pointer) != PLD_MEM_DEVICE)
-        return PLD_OK;
-    return pldi_fail(PLD_ERR_UNSUPPORTED, "%s: takes no device memory", call);
 }
 
 /* ---- Which way ---- */
@@ -139,6 +155,8 @@ int pldi_gpu_sums(const pld_request *op)
 
 static int needs_scratch(const pld_request *op)
 {
+    if (op->kind == PLDI_LEAVES)
+        return 1;
     if (op->group->size == 1)
         return 0;
     return pldi_gpu_sums(op) || (op->kind == PLDI_ALLTOALL && op->send == op->recv);
@@ -228,6 +246,7 @@ static int fly(pld_request *filled, const pld_coll_opts *opts)
         pldi_gpu_count(g, filled);
         if (op != NULL) {
             memcpy(op, filled, offsetof(pld_request, text));
+            op->leaves = NULL;
             *opts->request = op;
         }
         return PLD_OK;
@@ -247,6 +266,16 @@ static int carried_by_stream(const pld_request *op)
     return g->nccl && !(is_message(op) && op->peer == op->group->rank);
 }
 
+static int fly_leaves(pld_request *filled, const pld_coll_opts *opts)
+{
+    int rc;
+
+    PLDI_TRY(pldi_leaves_meet(filled));
+    rc = fly(filled, opts);
+    pldi_leaves_end(filled);
+    return rc;
+}
+
 static int post(pld_request *filled, const pld_coll_opts *opts)
 {
     struct pldi_gpu_group *g = filled->group->on_gpu;
@@ -261,6 +290,7 @@ static int post(pld_request *filled, const pld_coll_opts *opts)
                          pldi_kind_name(filled->kind));
     if (!is_message(filled))
         PLDI_TRY(pldi_gpu_connect(filled->group));
+    filled->place = carried_by_stream(filled) ? PLDI_LEAVES_DEVICE : PLDI_LEAVES_STAGED;
     filled->tree |= filled->group->reproducible && pldi_shape(filled->kind)->reduces;
     if (!carried_by_stream(filled))
         return pldi_staged_prepare(filled, opts);
@@ -274,7 +304,7 @@ static int post(pld_request *filled, const pld_coll_opts *opts)
     }
     if (needs_scratch(filled))
         PLDI_TRY(pldi_gpu_reserve(g));
-    return fly(filled, opts);
+    return filled->kind == PLDI_LEAVES ? fly_leaves(filled, opts) : fly(filled, opts);
 }
 
 int pldi_gpu_post(pld_request *filled, const pld_coll_opts *opts)

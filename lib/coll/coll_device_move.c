@@ -245,6 +245,8 @@ static int alone(struct pldi_put *put)
 
 int pldi_put_operation(struct pldi_put *put)
 {
+    if (put->op->kind == PLDI_LEAVES)
+        return pldi_put_leaves(put);
     if (put->op->group->size == 1)
         return alone(put);
     if (pldi_gpu_sums(put->op))

@@ -12,6 +12,10 @@
  * It is a row of operations of the group, which stand in its queue as one.  The first
  * says what the whole is, so that ranks which do something else are told so; each
  * says whether this rank has the memory for what follows it.
+ *
+ * Of leaves in device memory the same is done with copies in pinned memory, segment by
+ * segment.  Where NCCL carries, hosts only find out who has which leaf, and
+ * coll_device_leaves.c puts the rest into a stream.
  */
 
 #include <stdio.h>
@@ -23,50 +27,18 @@
 #include "coll/coll.h"
 #include "coll/coll_call.h"
 #include "coll/coll_device.h"
+#include "coll/coll_health.h"
 #include "coll/coll_leaves.h"
+#include "coll/coll_staged.h"
 #include "coll/coll_sum.h"
+
+/* What a rank says before it says how many leaves it has. */
+#define ON_DEVICE (UINT64_C(1) << 62)
 
 enum { ALIGN = 16 /* elements */, MAX_LEAVES = 1 << 26, MAX_LEVEL = 32 };
 
+enum { STAGED_CHUNKS = 4 /* bytes of the leaves of a segment, in pinned buffers */ };
 static const size_t WORK = 8 << 20; /* bytes of the subtrees of a segment, of one rank */
-
-/* The operation that is under way. */
-enum part { NUMBERS_OF, NUMBERS, SUBTREES, RESULT };
-
-/* A subtree of one rank. */
-struct subtree {
-    uint64_t first; /* leaf */
-    uint64_t n;     /* leaves */
-    int rank, level;
-};
-
-struct pldi_leaves {
-    pld_request now; /* the part of the operation that is under way */
-    enum part part;
-    pld_group *group;
-    const pld_leaf *mine; /* [n], by number */
-    size_t n;
-    uint64_t total;
-    struct pldi_sum sum;
-    size_t unit; /* bytes of what sums are formed in */
-
-    uint64_t *given;       /* [size], leaves of each rank */
-    size_t *counts;        /* [2][size] */
-    uint64_t *own;         /* [n], numbers */
-    uint64_t *numbers;     /* [all given], rank by rank */
-    int *owners;           /* [total] */
-    struct subtree *parts; /* [n_parts] */
-    size_t n_parts;
-    size_t *held; /* [size], parts of each rank */
-
-    size_t from;             /* elements of the segments before */
-    size_t segment;          /* elements */
-    size_t *starts;          /* [size+1], slices of a segment */
-    unsigned char *out, *in; /* subtrees: slice by slice; rank by rank */
-    unsigned char *slice;    /* of the result */
-    const void **sources;    /* [most of total and parts] */
-    unsigned char *levels;   /* [n_parts] */
-};
 
 static int order(const void *a, const void *b)
 {
@@ -93,6 +65,25 @@ static void release(struct pldi_leaves *l)
     pldi_free((void *)l->sources);
     pldi_free(l->levels);
     pldi_free(l);
+}
+
+/* Where the first rank has its leaves all others have theirs. */
+static int check_places(struct pldi_leaves *l)
+{
+    const uint64_t first = l->given[0] & ON_DEVICE;
+
+    for (int r = 0; r < l->group->size; r++) {
+        const uint64_t there = l->given[r] & ON_DEVICE;
+
+        if (there != first)
+            return pldi_fail(PLD_ERR_MISMATCH,
+                             "allreduce_leaves: rank 0 has its leaves in %s memory, rank %d in "
+                             "%s memory",
+                             first ? "device" : "host", r, there ? "device" : "host");
+    }
+    for (int r = 0; r < l->group->size; r++)
+        l->given[r] &= ~ON_DEVICE;
+    return PLD_OK;
 }
 
 /* Who has which leaf: each is somebody's, and nobody else's. */
@@ -152,7 +143,7 @@ static void find_parts(struct pldi_leaves *l)
             end = next;
             level++;
         }
-        l->parts[l->n_parts] = (struct subtree){at, end - at, l->owners[at], level};
+        l->parts[l->n_parts] = (struct pldi_subtree){at, end - at, l->owners[at], level};
         l->levels[l->n_parts++] = (unsigned char)level;
         l->held[l->owners[at]]++;
         at = end;
@@ -163,7 +154,8 @@ static void find_parts(struct pldi_leaves *l)
  * The next part.  Where code says that there is no memory for it, or what comes after, it
  * tells the others.  What is to be equal on all ranks is so of the whole, and no more is said.
  */
-static void start(pld_request *op, enum part part, const struct pldi_call *call, int code)
+static void start(pld_request *op, enum pldi_leaves_part part, const struct pldi_call *call,
+                  int code)
 {
     struct pldi_leaves *l = op->leaves;
     pld_request *now = &l->now;
@@ -221,19 +213,51 @@ static void start_numbers(pld_request *op)
     start(op, NUMBERS, &call, code);
 }
 
-/* Memory for segments of which no rank has more subtrees than WORK bytes. */
+/* Pinned memory for the leaves and the result of a segment. */
+static int reserve_pinned(struct pldi_leaves *l)
+{
+    const size_t row = l->segment * pld_dtype_bytes(l->sum.dtype);
+    struct pldi_stage *stage;
+
+    if (l->staged == NULL)
+        return PLD_OK;
+    stage = &l->staged->stages[0];
+    stage->pins[0] = pldi_pin_take(l->staged->gpu, l->n * row + 1);
+    stage->pins[1] = pldi_pin_take(l->staged->gpu, row);
+    if (stage->pins[0] == NULL || stage->pins[1] == NULL)
+        return PLD_ERR_NOMEM;
+    l->pinned = stage->pins[0]->memory;
+    l->results = stage->pins[1]->memory;
+    return PLD_OK;
+}
+
+/* Elements of a slice such that no rank has more than WORK bytes of subtrees; or of leaves, where
+ * they are copied. */
+static size_t slice_for(const struct pldi_leaves *l)
+{
+    const size_t p = (size_t)l->group->size;
+    const size_t element = pld_dtype_bytes(l->sum.dtype);
+    const size_t work = l->staged == NULL ? WORK : STAGED_CHUNKS * l->staged->gpu->chunk;
+    size_t most = l->unit;
+    size_t slice;
+
+    for (size_t r = 0; r < p; r++) {
+        most = l->held[r] * l->unit > most ? l->held[r] * l->unit : most;
+        if (l->staged != NULL && l->given[r] * element > most)
+            most = l->given[r] * element;
+    }
+    slice = work / most / p / ALIGN * ALIGN;
+    return slice < ALIGN ? ALIGN : slice;
+}
+
 static int reserve(struct pldi_leaves *l)
 {
     const size_t p = (size_t)l->group->size;
     const size_t mine = l->held[l->group->rank];
-    size_t most = 1;
-    size_t slice;
+    const size_t slice = slice_for(l);
 
-    for (size_t r = 0; r < p; r++)
-        most = l->held[r] > most ? l->held[r] : most;
-    slice = WORK / l->unit / most / p / ALIGN * ALIGN;
-    slice = slice < ALIGN ? ALIGN : slice;
     l->segment = slice * p;
+    PLDI_TRY(reserve_pinned(l));
     l->starts = pldi_alloc(p + 1, sizeof(l->starts[0]), "leaves");
     l->out = pldi_alloc(mine * l->segment + 1, l->unit, "leaves");
     l->in = pldi_alloc(l->n_parts * slice + 1, l->unit, "leaves");
@@ -241,6 +265,68 @@ static int reserve(struct pldi_leaves *l)
     return l->starts == NULL || l->out == NULL || l->in == NULL || l->slice == NULL ? PLD_ERR_NOMEM
                                                                                     : PLD_OK;
 }
+
+/* ---- Copies of leaves in device memory ---- */
+
+static int start_read(const pld_request *op)
+{
+    const struct pldi_leaves *l = op->leaves;
+    const size_t element = pld_dtype_bytes(l->sum.dtype);
+    const size_t left = op->count - l->from;
+    const size_t n = left < l->segment ? left : l->segment;
+    struct pldi_staged *s = l->staged;
+    pld_device *device = s->gpu->device;
+
+    if (s->waits)
+        PLDI_TRY(device->ops->stream_after(device, s->gpu->in, s->start));
+    s->waits = 0;
+    s->read++;
+    for (size_t k = 0; k < l->n; k++)
+        PLDI_TRY(device->ops->copy(device, l->pinned + k * l->segment * element,
+                                   (const unsigned char *)l->mine[k].data + l->from * element,
+                                   n * element, s->gpu->in));
+    return device->ops->event_record(device, s->stages[0].read, s->gpu->in);
+}
+
+/* What is written is the caller's from the call on: the copy begins after what was read. */
+static int start_write(const pld_request *op)
+{
+    const struct pldi_leaves *l = op->leaves;
+    const size_t element = pld_dtype_bytes(l->sum.dtype);
+    const size_t left = op->count - l->from;
+    const size_t n = left < l->segment ? left : l->segment;
+    const struct pldi_staged *s = l->staged;
+    pld_device *device = s->gpu->device;
+
+    PLDI_TRY(device->ops->copy(device, (unsigned char *)op->recv + l->from * element, l->results,
+                               n * element, s->gpu->out));
+    return device->ops->event_record(device, s->stages[0].written, s->gpu->out);
+}
+
+/* 1: the copies are over, or failed: *code. */
+static int copies_are_over(const struct pldi_leaves *l, int *code)
+{
+    struct pldi_staged *s = l->staged;
+    pld_event event = l->part == READ ? s->stages[0].read : s->stages[0].written;
+    int done = 0;
+
+    *code = s->gpu->device->ops->event_test(s->gpu->device, event, &done);
+    if (done && l->part == WRITE)
+        s->written = s->read;
+    return done || *code < 0;
+}
+
+/* The beginning of a leaf of this rank, in the segment. */
+static const unsigned char *leaf_data(const struct pldi_leaves *l, size_t k, size_t from)
+{
+    const size_t element = pld_dtype_bytes(l->sum.dtype);
+
+    if (l->staged != NULL)
+        return l->pinned + k * l->segment * element;
+    return (const unsigned char *)l->mine[k].data + from * element;
+}
+
+/* ---- Segments ---- */
 
 /* This rank's subtrees of a segment, for each rank its slice of all of them. */
 static void form_parts(const struct pldi_leaves *l, size_t from)
@@ -260,8 +346,7 @@ static void form_parts(const struct pldi_leaves *l, size_t from)
             if (l->parts[i].rank != l->group->rank)
                 continue;
             for (uint64_t k = 0; k < l->parts[i].n; k++)
-                l->sources[k] =
-                    (const unsigned char *)l->mine[leaf++].data + (from + l->starts[d]) * element;
+                l->sources[k] = leaf_data(l, leaf++, from) + l->starts[d] * element;
             pldi_sum_to(&sum, &target, 1, l->sources, (int)l->parts[i].n, n, 0);
             to += n * l->unit;
         }
@@ -335,8 +420,10 @@ static void start_result(pld_request *op)
                                    .kind = PLDI_ALLGATHER_V,
                                    .group = l->group,
                                    .send = l->slice,
-                                   .recv = (unsigned char *)op->recv +
-                                           l->from * pld_dtype_bytes(l->sum.dtype),
+                                   .recv = l->staged != NULL
+                                               ? l->results
+                                               : (unsigned char *)op->recv +
+                                                     l->from * pld_dtype_bytes(l->sum.dtype),
                                    .counts = l->counts,
                                    .dtype = l->sum.dtype};
 
@@ -349,33 +436,78 @@ static void start_result(pld_request *op)
 /* 1: there is none. */
 static int next_segment(pld_request *op, int code)
 {
-    if (op->leaves->from >= op->count && code == PLD_OK)
+    struct pldi_leaves *l = op->leaves;
+
+    if (l->from >= op->count && code == PLD_OK)
         return 1;
+    if (l->staged != NULL && code == PLD_OK) {
+        l->part = READ;
+        code = start_read(op);
+        if (code == PLD_OK)
+            return 0;
+    }
     start_segment(op, code);
     return 0;
 }
 
-/* A part is over on all ranks; 1: it was the last. */
-static int go_on(pld_request *op)
+/* All have the result, and no rank can tell the others any more. */
+static int lost(pld_request *op, int code)
+{
+    char text[PLDI_TEXT_BYTES];
+
+    (void)snprintf(text, sizeof(text), "%s", pld_last_error());
+    (void)pldi_op_give_up(op, code);
+    return pldi_fail(code, "%s", text);
+}
+
+static int write_or_next(pld_request *op)
+{
+    struct pldi_leaves *l = op->leaves;
+    int code;
+
+    if (l->staged == NULL) {
+        l->from += l->segment;
+        return next_segment(op, PLD_OK);
+    }
+    l->part = WRITE;
+    code = start_write(op);
+    return code < 0 ? lost(op, code) : 0;
+}
+
+/* A part is over, an operation on all ranks; code: of copies.  1: it was the last. */
+static int go_on(pld_request *op, int code)
 {
     struct pldi_leaves *l = op->leaves;
 
     switch (l->part) {
     case NUMBERS_OF:
+        PLDI_TRY(check_places(l));
         start_numbers(op);
         return 0;
     case NUMBERS:
         PLDI_TRY(find_owners(l));
         find_parts(l);
-        return next_segment(op, reserve(l));
+        return op->place == PLDI_LEAVES_DEVICE ? 1 : next_segment(op, reserve(l));
+    case READ:
+        start_segment(op, code);
+        return 0;
     case SUBTREES:
         start_result(op);
         return 0;
     case RESULT:
+        return write_or_next(op);
+    case WRITE:
+        if (code < 0)
+            return lost(op, code);
         l->from += l->segment;
         break;
     }
     return next_segment(op, PLD_OK);
+}
+
+const pld_leaf *pldi_leaves_of(const pld_request *op)
+{
+    return op->n_items > 0 ? (const void *)(op->counts + 1) : NULL;
 }
 
 /* Without memory for this no part can be made: the operation itself tells the others. */
@@ -394,8 +526,9 @@ static int begin(pld_request *op)
     op->leaves = l;
     l->group = op->group;
     l->total = op->counts[0];
-    l->mine = (const void *)(op->counts + 1);
+    l->mine = pldi_leaves_of(op);
     l->n = op->n_items;
+    l->staged = op->place == PLDI_LEAVES_STAGED ? op->staged : NULL;
     l->sum = (struct pldi_sum){.kernels = l->group->kernels,
                                .dtype = op->dtype,
                                .op = op->op,
@@ -409,7 +542,7 @@ static int begin(pld_request *op)
         pldi_leaves_end(op);
         return PLD_ERR_NOMEM;
     }
-    l->given[l->group->rank] = l->n;
+    l->given[l->group->rank] = l->n | (op->place != PLDI_LEAVES_HOST ? ON_DEVICE : 0);
     call.send = &l->given[l->group->rank];
     call.recv = l->given;
     start(op, NUMBERS_OF, &call, PLD_OK);
@@ -423,8 +556,16 @@ void pldi_leaves_end(pld_request *op)
     op->leaves = NULL;
 }
 
+static int step_part(struct pldi_leaves *l, int *moved, int *code)
+{
+    if (l->part == READ || l->part == WRITE)
+        return copies_are_over(l, code);
+    return pldi_op_part(&l->now, moved);
+}
+
 int pldi_leaves_step(pld_request *op, int *moved)
 {
+    int code = PLD_OK;
     int rc;
 
     if (op->leaves == NULL && op->state == PLDI_NEW && op->code == 0) {
@@ -437,18 +578,37 @@ int pldi_leaves_step(pld_request *op, int *moved)
     if (op->state == PLDI_NEW)
         op->state = PLDI_OPENING;
     for (;;) {
-        rc = pldi_op_part(&op->leaves->now, moved);
+        rc = step_part(op->leaves, moved, &code);
         if (rc <= 0)
             break;
         *moved = 1;
         op->state = PLDI_MOVING;
-        rc = go_on(op);
+        rc = go_on(op, code);
         if (rc != 0)
             break;
     }
-    if (rc != 0)
+    if (rc < 0 || (rc == 1 && op->place != PLDI_LEAVES_DEVICE))
         pldi_leaves_end(op);
     return rc;
+}
+
+int pldi_leaves_meet(pld_request *op)
+{
+    pld_request word;
+
+    memcpy(&word, op, offsetof(pld_request, text));
+    word.place = PLDI_LEAVES_DEVICE;
+    word.text[0] = '\0';
+    if (op->code < 0)
+        memcpy(word.text, op->text, sizeof(word.text));
+    pldi_op_number(&word, op->group->sequence++);
+    PLDI_TRY(pldi_coll_record(&word));
+    pldi_engine_post(op->group->engine, &word, 0);
+    pldi_engine_wait(op->group->engine, &word);
+    if (word.code < 0)
+        return pldi_fail(word.code, "%s", word.text);
+    op->leaves = word.leaves;
+    return PLD_OK;
 }
 
 static int check(const pld_request *op, const pld_leaf *leaves, size_t n, uint64_t total)

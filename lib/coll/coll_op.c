@@ -302,7 +302,7 @@ void pldi_op_hasten(pld_request *op)
 
 int pldi_op_part(pld_request *op, int *moved)
 {
-    if (op->staged != NULL)
+    if (op->staged != NULL && op->kind != PLDI_LEAVES)
         return pldi_staged_step(op, moved);
     if (op->kind == PLDI_SEND || op->kind == PLDI_RECV)
         return step_message(op, moved);

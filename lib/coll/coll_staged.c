@@ -463,8 +463,10 @@ static int prepare(pld_request *op, pld_stream stream)
     pld_device *device = s->gpu->device;
 
     plan(op);
-    PLDI_TRY(get_arrays(op));
-    PLDI_TRY(get_buffers(op));
+    if (op->kind != PLDI_LEAVES) { /* those find out who has how many first */
+        PLDI_TRY(get_arrays(op));
+        PLDI_TRY(get_buffers(op));
+    }
     s->waits = 1;
     return device->ops->event_record(device, s->start, stream);
 }

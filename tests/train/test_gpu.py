@@ -69,11 +69,12 @@ def same_bits():
 def scaled(cpu):
     """Powers of two round nothing, whether the processor or a kernel reads them."""
     plain = job.train(1, *COMMON, "--steps", 3, *CUDA, "--dtype", "bf16")
-    for what, base, where in [(["1024"], cpu, []), (["dynamic"], plain, [*CUDA, "--dtype", "bf16"])]:
-        steps = job.train(1, *COMMON, "--steps", 3, *where, "--loss-scale", *what)
+    bf16 = [*CUDA, "--dtype", "bf16"]
+    for what, base, where in [("1024", cpu, []), ("dynamic", plain, bf16)]:
+        steps = job.train(1, *COMMON, "--steps", 3, *where, "--loss-scale", what)
         job.ok(len(steps) == 3 and apart(steps, base) == 0 and apart(steps, base, "grad_norm") == 0
-               and steps[-1]["loss_scale"] == float(65536 if what == ["dynamic"] else 1024),
-               f"--loss-scale {what[0]}: the losses and norms of the run without")
+               and steps[-1]["loss_scale"] == float(65536 if what == "dynamic" else 1024),
+               f"--loss-scale {what}: the losses and norms of the run without")
     refuses("no scale", '--loss-scale is "0"', ["--loss-scale", "0"])
 
 
