@@ -114,7 +114,8 @@ PLD_API int pld_ckpt_set_text(pld_ckpt *ckpt, const char *key, const char *value
  * - Errors: PLD_ERR_IO (full disk, no permission, failed flush: file and reason
  *   named), PLD_ERR_MISMATCH (ranks pass different steps or codecs, a state is not
  *   the same on all ranks, replicas have different optimizer state, or the boxes
- *   of a tensor overlap or leave some of it out), PLD_ERR_ARG, PLD_ERR_NOMEM,
+ *   of a tensor overlap or leave some of it out), PLD_ERR_STATE (the params' stream is
+ *   recorded into a CUDA graph on a rank), PLD_ERR_ARG, PLD_ERR_NOMEM,
  *   PLD_ERR_TRANSPORT.  Older saves are untouched.  The new one is gone, unless only
  *   the last flush or the text LATEST failed.
  *
@@ -144,7 +145,7 @@ PLD_API int pld_ckpt_test(pld_ckpt *ckpt, int *done);
  *   without any complete one: 0 is returned, *out_step = -1 and nothing changes),
  *   PLD_ERR_CORRUPT (which file is missing, short or altered),
  *   PLD_ERR_MISMATCH (a tensor is missing, left over, or has another shape or
- *   dtype: the checkpoint is of another model), PLD_ERR_IO.  After an error
+ *   dtype: the checkpoint is of another model), PLD_ERR_IO, PLD_ERR_STATE as above.  After an error
  *   while tensors are read, values are undefined.
  *
  * @param which     "latest": the newest complete save of the directory, that is, the one saved

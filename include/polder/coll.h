@@ -38,6 +38,9 @@
  *   group then ends; an error of NCCL, too, is found by a later call.  A rank without any
  *   element in a call whose counts differ by rank says by its pointers, or by a stream,
  *   that the others use device memory.
+ *   While the stream is recorded into a CUDA graph the call is PLD_ERR_STATE, and does not spoil
+ *   the recording: on all ranks where hosts meet (pinned memory, pld_allreduce_leaves()), else on
+ *   the rank that records, where nothing was sent: ranks that do not record wait for it.
  * - Numerics: f16 and bf16 are added in f32, also between nodes, and rounded once
  *   (to nearest even; NaN stays NaN).  max and min of a NaN and a number are NaN.
  *   Integers wrap.  The order of a sum follows from group size, node map, binding of

@@ -152,9 +152,12 @@ PLD_API int pld_kernel_launch(pld_module *module, pld_kernel kernel, const pld_l
 
 /**
  * Record: what is put into the stream between begin and end, by this thread, is not done
- * but noted, and becomes a graph.  Nothing in between may wait or allocate, or be an operation
- * of a group: those have a host's part, which a graph does not replay.  A graph keeps the
- * arguments that were recorded, not what they point to.  Launches of one graph do not overlap.
+ * but noted, and becomes a graph.  A graph keeps the arguments that were recorded, not what
+ * they point to.  Launches of one graph do not overlap.  Nothing in between may wait or
+ * allocate, or ask an event.  What has a host's part, which a graph does not replay, is
+ * PLD_ERR_STATE in a stream that is recorded, by these functions or by CUDA's own, changes
+ * nothing, and does not spoil the recording: operations on device memory, pld_dp_ready(),
+ * pld_dp_wait(), pld_optim_step(), pld_pipe_step(), pld_ckpt_save() and pld_ckpt_load().
  */
 PLD_API int pld_graph_begin(pld_device *device, pld_stream stream);
 PLD_API int pld_graph_end(pld_device *device, pld_stream stream, pld_graph **out);

@@ -69,7 +69,8 @@ PLD_API int pld_dp_create(pld_params *params, const pld_dp_opts *opts, pld_dp **
  *
  * @param stream  on a GPU: the contribution is there when the work that is in this stream
  *                now is done; must live until pld_dp_wait().  In host memory: NULL
- * @return 0; PLD_ERR_ARG; PLD_ERR_STATE: called more often than `accumulate`;
+ * @return 0; PLD_ERR_ARG; PLD_ERR_STATE: called more often than `accumulate`, or the stream is
+ *         recorded into a CUDA graph (the call does not count);
  *         or the error with which a complete bucket could not leave (the call
  *         counts all the same, and pld_dp_wait() returns it on all ranks)
  */
@@ -80,7 +81,9 @@ PLD_API int pld_dp_ready(pld_dp *dp, int id, pld_stream stream);
  * tensors over the pipeline stages that hold them.  Tensors not reported ready
  * count as ready now, on a GPU in the stream of pld_params_set_stream(), which is made to wait for
  * all reductions, while the host does not (ranks agree that all of them could begin).  After an
- * error the gradients are undefined, and the next step starts anew.  Collective over the mesh.
+ * error the gradients are undefined, and the next step starts anew; but PLD_ERR_STATE, if that
+ * stream is recorded into a CUDA graph, on all ranks alike, leaves everything as it was.
+ * Collective over the mesh.
  *
  * Not needed before pld_optim_step(), which does it; called all the same (to look
  * at the gradients), it is not done twice.

@@ -110,7 +110,8 @@ PLD_API int pld_optim_create(pld_params *params, const pld_optim_opts *opts, pld
  *   and nothing was changed.  A norm that is not finite makes the device skip the step.  What
  *   fails later, on a device, is PLD_ERR_DEVICE on all ranks, and ends the mesh's world group.
  * - Errors: PLD_ERR_ARG (lr), PLD_ERR_MISMATCH (ranks pass different lr, or have
- *   made different numbers of steps), those of pld_dp_wait().  Values and state
+ *   made different numbers of steps), PLD_ERR_STATE (a rank's stream is recorded into a CUDA
+ *   graph; all must record alike if there is a pld_dp), those of pld_dp_wait().  Values and state
  *   are unchanged then; gradients may have been reduced.
  *
  * @param lr   learning rate of this step, >= 0

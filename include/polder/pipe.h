@@ -116,7 +116,8 @@ PLD_API int pld_pipe_create(pld_mesh *mesh, const pld_schedule *schedule, const 
  *         stage, microbatch and the callback's own sentence, if it left one in
  *         pld_last_error(); of several the lowest rank's); PLD_ERR_PEER,
  *         PLD_ERR_TRANSPORT.  After an error the pipe can only be destroyed, and
- *         steps are PLD_ERR_STATE.
+ *         steps are PLD_ERR_STATE.  So is a step while the stream is recorded into a CUDA graph,
+ *         on all stages alike; that one changes nothing.
  */
 PLD_API int pld_pipe_step(pld_pipe *pipe);
 

@@ -296,6 +296,8 @@ static int match_all(struct load *l)
     PLDI_TRY(any_slots(l, &l->slots));
     l->used = pldi_alloc(l->m.tensor_count, 1, "marks of tensors");
     rc = l->used == NULL ? PLD_ERR_NOMEM : pldi_ckpt_entries(l->c, &l->entries, &l->states, &count);
+    if (rc == PLD_OK && l->c->params != NULL)
+        rc = pldi_params_check_stream(l->c->params, "pld_ckpt_load");
     if (rc == PLD_OK)
         rc = match_states(l);
     if (rc == PLD_OK)

@@ -147,8 +147,10 @@ static int prepare(struct ckpt_save *s)
     if (s->step < 0)
         return pldi_fail(PLD_ERR_ARG, "pld_ckpt_save: step is %lld, need 0 or more",
                          (long long)s->step);
-    if (s->c->params != NULL)
+    if (s->c->params != NULL) {
+        PLDI_TRY(pldi_params_check_stream(s->c->params, "pld_ckpt_save"));
         PLDI_TRY(pldi_params_pull(s->c->params));
+    }
     PLDI_TRY(pldi_ckpt_share(s->c, &s->share));
     PLDI_TRY(pldi_ckpt_entries_copy(s->c, &s->entries, &s->states, &s->entry_count));
     if (!needs_copy(s))

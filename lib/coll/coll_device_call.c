@@ -155,8 +155,6 @@ int pldi_gpu_sums(const pld_request *op)
 
 static int needs_scratch(const pld_request *op)
 {
-    if (op->kind == PLDI_LEAVES)
-        return 1;
     if (op->group->size == 1)
         return 0;
     return pldi_gpu_sums(op) || (op->kind == PLDI_ALLTOALL && op->send == op->recv);
@@ -266,14 +264,39 @@ static int carried_by_stream(const pld_request *op)
     return g->nccl && !(is_message(op) && op->peer == op->group->rank);
 }
 
+/* The hosts meet before anything else, so that what one of them finds wrong is told there. */
 static int fly_leaves(pld_request *filled, const pld_coll_opts *opts)
 {
     int rc;
 
     PLDI_TRY(pldi_leaves_meet(filled));
-    rc = fly(filled, opts);
+    rc = pldi_gpu_reserve(filled->group->on_gpu);
+    if (rc == PLD_OK)
+        rc = fly(filled, opts);
     pldi_leaves_end(filled);
     return rc;
+}
+
+/*
+ * Nothing that asks an event may come before, for it would spoil the recording.  Where hosts meet
+ * in the operation all hear of it; where they do not, the rank that records does.
+ */
+static int check_stream(pld_request *op, pld_stream stream)
+{
+    const struct pldi_gpu_group *g = op->group->on_gpu;
+    const int staged = g->connected && !carried_by_stream(op);
+    char call[64];
+    int rc;
+
+    (void)snprintf(call, sizeof(call), "pld_%s", pldi_kind_name(op->kind));
+    rc = pldi_device_check_stream(g->gpu->device, call, stream);
+    if (rc == PLD_OK || is_message(op) || !(staged || (g->connected && op->kind == PLDI_LEAVES)))
+        return rc;
+    if (op->code == 0) {
+        op->code = rc;
+        (void)snprintf(op->text, sizeof(op->text), "%s", pld_last_error());
+    }
+    return PLD_OK;
 }
 
 static int post(pld_request *filled, const pld_coll_opts *opts)
@@ -283,6 +306,7 @@ static int post(pld_request *filled, const pld_coll_opts *opts)
 
     if (rc <= 0)
         return rc < 0 ? rc : 1;
+    PLDI_TRY(check_stream(filled, opts->stream));
     if (is_message(filled) && !g->connected && g->gpu->nccl && filled->group->size > 1)
         return pldi_fail(PLD_ERR_STATE,
                          "pld_%s of device memory in a group that has not been connected; all its "
@@ -293,7 +317,7 @@ static int post(pld_request *filled, const pld_coll_opts *opts)
     filled->place = carried_by_stream(filled) ? PLDI_LEAVES_DEVICE : PLDI_LEAVES_STAGED;
     filled->tree |= filled->group->reproducible && pldi_shape(filled->kind)->reduces;
     if (!carried_by_stream(filled))
-        return pldi_staged_prepare(filled, opts);
+        return filled->code < 0 ? 1 : pldi_staged_prepare(filled, opts);
     PLDI_TRY(pldi_gpu_judge(g, 0));
     if (g->code != 0)
         return pldi_gpu_failed(g);
@@ -302,9 +326,11 @@ static int post(pld_request *filled, const pld_coll_opts *opts)
                         pldi_kind_name(filled->kind));
         return pldi_gpu_fail(g, filled->group->broken);
     }
+    if (filled->kind == PLDI_LEAVES)
+        return fly_leaves(filled, opts);
     if (needs_scratch(filled))
         PLDI_TRY(pldi_gpu_reserve(g));
-    return filled->kind == PLDI_LEAVES ? fly_leaves(filled, opts) : fly(filled, opts);
+    return fly(filled, opts);
 }
 
 int pldi_gpu_post(pld_request *filled, const pld_coll_opts *opts)

@@ -49,6 +49,7 @@ enum {
     PLDI_CU_LAUNCH_OUT_OF_RESOURCES = 701,
     PLDI_CU_LAUNCH_FAILED = 719,
     PLDI_CU_STREAM_CAPTURE_UNSUPPORTED = 900,
+    PLDI_CU_STREAM_CAPTURE_IMPLICIT = 906,
     PLDI_CU_SYSTEM_DRIVER_MISMATCH = 803
 };
 
@@ -75,7 +76,8 @@ enum {
     PLDI_CU_STREAM_NON_BLOCKING = 1,
     PLDI_CU_EVENT_DISABLE_TIMING = 2,
     PLDI_CU_HOST_PORTABLE = 1,
-    PLDI_CU_CAPTURE_THREAD_LOCAL = 1
+    PLDI_CU_CAPTURE_THREAD_LOCAL = 1,
+    PLDI_CU_CAPTURE_STATUS_NONE = 0
 };
 
 /*
@@ -119,6 +121,7 @@ enum {
       (pldi_cu_stream * stream, unsigned flags, int priority))                                     \
     X(stream_destroy, cuStreamDestroy_v2, (pldi_cu_stream stream))                                 \
     X(stream_query, cuStreamQuery, (pldi_cu_stream stream))                                        \
+    X(stream_is_capturing, cuStreamIsCapturing, (pldi_cu_stream stream, int *status))              \
     X(stream_sync, cuStreamSynchronize, (pldi_cu_stream stream))                                   \
     X(stream_wait, cuStreamWaitEvent,                                                              \
       (pldi_cu_stream stream, pldi_cu_event event, unsigned flags))                                \

@@ -87,6 +87,7 @@ int pldi_cuda_fill(pld_device *device, void *dst, int byte, size_t bytes, pld_st
 int pldi_cuda_stream_create(pld_device *device, int urgent, pld_stream *out);
 void pldi_cuda_stream_destroy(pld_device *device, pld_stream *stream);
 int pldi_cuda_stream_wait(pld_device *device, pld_stream stream);
+int pldi_cuda_stream_records(pld_device *device, pld_stream stream, int *out);
 int pldi_cuda_event_create(pld_device *device, int timed, pld_event *out);
 void pldi_cuda_event_destroy(pld_device *device, pld_event *event);
 int pldi_cuda_event_record(pld_device *device, pld_event event, pld_stream stream);

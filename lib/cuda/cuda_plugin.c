@@ -322,6 +322,7 @@ const struct pldi_device_ops pldi_cuda_ops = {
     .stream_create = pldi_cuda_stream_create,
     .stream_destroy = pldi_cuda_stream_destroy,
     .stream_wait = pldi_cuda_stream_wait,
+    .stream_records = pldi_cuda_stream_records,
     .event_create = pldi_cuda_event_create,
     .event_destroy = pldi_cuda_event_destroy,
     .event_record = pldi_cuda_event_record,

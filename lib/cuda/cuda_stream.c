@@ -43,6 +43,21 @@ int pldi_cuda_stream_wait(pld_device *device, pld_stream stream)
     return PLD_OK;
 }
 
+/* The default stream may not be used while one that waits for it records: what that code says. */
+int pldi_cuda_stream_records(pld_device *device, pld_stream stream, int *out)
+{
+    const struct pldi_cuda *d = pldi_cuda_of(device);
+    const struct pldi_cuda_visit visit = pldi_cuda_enter(d);
+    int status = PLDI_CU_CAPTURE_STATUS_NONE;
+    const int code = d->cu.stream_is_capturing(stream, &status);
+
+    pldi_cuda_leave(&visit);
+    if (code != PLDI_CU_STREAM_CAPTURE_IMPLICIT)
+        PLDI_CUDA_TRY(d, code, "asking whether a stream is recorded");
+    *out = code != PLDI_CU_SUCCESS || status != PLDI_CU_CAPTURE_STATUS_NONE;
+    return PLD_OK;
+}
+
 int pldi_cuda_event_create(pld_device *device, int timed, pld_event *out)
 {
     const struct pldi_cuda *d = pldi_cuda_of(device);

@@ -177,6 +177,8 @@ struct pldi_device_ops {
     int (*stream_create)(pld_device *device, int urgent, pld_stream *out);
     void (*stream_destroy)(pld_device *device, pld_stream *stream);
     int (*stream_wait)(pld_device *device, pld_stream stream);
+    /** *out: 1 if what is put into the stream is recorded into a graph, not done. */
+    int (*stream_records)(pld_device *device, pld_stream stream, int *out);
     int (*event_create)(pld_device *device, int timed, pld_event *out);
     void (*event_destroy)(pld_device *device, pld_event *event);
     int (*event_record)(pld_device *device, pld_event event, pld_stream stream);
@@ -256,6 +258,9 @@ void pldi_device_close(pld_device **device);
 /** What is put into `later` from now on begins after what is in `earlier` now.  The event is
  *  free for other use when the call returns. */
 int pldi_device_order(pld_device *device, pld_event event, pld_stream earlier, pld_stream later);
+
+/** PLD_ERR_STATE if the stream is recorded into a graph, of which `call` cannot be a part. */
+int pldi_device_check_stream(pld_device *device, const char *call, pld_stream stream);
 
 /** Zeroed memory of the device, in the order of `stream`; the sentence names `what`. */
 int pldi_device_zeros(pld_device *device, size_t count, size_t bytes, const char *what,

@@ -16,6 +16,19 @@ int pldi_device_order(pld_device *device, pld_event event, pld_stream earlier, p
     return device->ops->stream_after(device, later, event);
 }
 
+int pldi_device_check_stream(pld_device *device, const char *call, pld_stream stream)
+{
+    int records = 0;
+
+    PLDI_TRY(device->ops->stream_records(device, stream, &records));
+    if (!records)
+        return PLD_OK;
+    return pldi_fail(PLD_ERR_STATE,
+                     "%s: its stream is being recorded into a CUDA graph, and this cannot be part "
+                     "of one; call it when the recording has ended",
+                     call);
+}
+
 static int fail(int code, const char *what)
 {
     char reason[512];

@@ -205,6 +205,8 @@ int pld_dp_ready(pld_dp *dp, int id, pld_stream stream)
     if (dp->device == NULL && stream != NULL)
         return pldi_fail(PLD_ERR_ARG, "tensor '%s' is in host memory, stream must be NULL",
                          info.name);
+    if (dp->device != NULL)
+        PLDI_TRY(pldi_device_check_stream(dp->device, "pld_dp_ready", stream));
     dp->reduced = 0;
     dp->ready[id]++;
     rc = add_producer(dp, dp->plan.bucket_of[id], stream);
@@ -301,7 +303,10 @@ int pld_dp_wait(pld_dp *dp)
     int rc;
 
     PLDI_CHECK_ARG(dp != NULL);
-    rc = pld_agree(pld_mesh_world(pldi_params_mesh(dp->params)), finish(dp));
+    rc = pldi_params_check_stream(dp->params, "pld_dp_wait");
+    if (rc == PLD_OK)
+        rc = finish(dp);
+    rc = pld_agree(pld_mesh_world(pldi_params_mesh(dp->params)), rc);
     dp->reduced = rc == PLD_OK;
     return rc;
 }

@@ -342,8 +342,11 @@ static int check_lr(double lr)
 /* The reducer runs whatever the verdict on the arguments: the others wait in it. */
 static int finish_gradients(pld_optim *o, double lr)
 {
-    const int rc = pldi_params_finish_gradients(o->params);
+    int rc;
 
+    /* All record alike, or those that do not miss the others in the reducer. */
+    PLDI_TRY(pldi_params_check_stream(o->params, "pld_optim_step"));
+    rc = pldi_params_finish_gradients(o->params);
     PLDI_TRY(rc);
     PLDI_TRY(pldi_params_before_change(o->params));
     return check_lr(lr);

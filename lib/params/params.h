@@ -62,6 +62,9 @@ void pldi_params_free(const pld_params *params, void *memory);
 int pldi_params_copy(const pld_params *params, void *dst, const void *src, size_t bytes);
 int pldi_params_zero(const pld_params *params, void *memory, size_t bytes);
 
+/** PLD_ERR_STATE if their stream is recorded into a graph; asks no event. */
+int pldi_params_check_stream(const pld_params *params, const char *call);
+
 /** What is put into `later` from now on begins after what is in `earlier` now. */
 int pldi_params_order(const pld_params *params, pld_stream earlier, pld_stream later);
 

@@ -53,6 +53,13 @@ int pldi_params_zero(const pld_params *params, void *memory, size_t bytes)
     return PLD_OK;
 }
 
+int pldi_params_check_stream(const pld_params *params, const char *call)
+{
+    if (params->device == NULL)
+        return PLD_OK;
+    return pldi_device_check_stream(params->device, call, params->stream);
+}
+
 int pldi_params_order(const pld_params *params, pld_stream earlier, pld_stream later)
 {
     return pldi_device_order(params->device, params->event, earlier, later);

@@ -12,6 +12,7 @@
  * ends what the neighbours wait for.
  */
 
+#include "device/device.h"
 #include "pipe/pipe_impl.h"
 
 #include <stdio.h>
@@ -191,6 +192,9 @@ int pld_pipe_step(pld_pipe *pipe)
                          "an earlier step of this pipe failed with %s: it can only "
                          "be destroyed",
                          pld_error_name(pipe->ended));
+    if (pipe->lanes[0].device != NULL)
+        PLDI_TRY(pldi_device_check_stream(pipe->lanes[0].device, "pld_pipe_step",
+                                          pipe->lanes[0].compute));
     begin = pldi_now();
     pipe->stats = (pld_pipe_stats){0};
     pipe->is_void = pipe->code = 0;

@@ -192,13 +192,21 @@ int fake_capture_forbid(struct CUstream_st *stream)
     return spoil(stream->capture, PLDI_CU_STREAM_CAPTURE_UNSUPPORTED);
 }
 
-int fake_capture_implicit(const struct CUctx_st *ctx)
+/* A capture with a stream that waits for the default stream. */
+static struct fake_capture *records_blocking(const struct CUctx_st *ctx)
 {
     for (struct fake_capture *c = captures; c != NULL; c = c->next)
         for (int b = 0; b < c->graph->n_branches; b++)
             if (c->streams[b]->ctx == ctx && c->streams[b]->blocking)
-                return spoil(c, FAKE_CU_CAPTURE_IMPLICIT);
-    return PLDI_CU_SUCCESS;
+                return c;
+    return NULL;
+}
+
+int fake_capture_implicit(const struct CUctx_st *ctx)
+{
+    struct fake_capture *c = records_blocking(ctx);
+
+    return c != NULL ? spoil(c, FAKE_CU_CAPTURE_IMPLICIT) : PLDI_CU_SUCCESS;
 }
 
 /* ---- Begin and end ---- */
@@ -255,6 +263,21 @@ int cuStreamBeginCapture_v2(pldi_cu_stream stream, int mode)
         rc = spoil(s->capture, PLDI_CU_INVALID_VALUE);
     if (rc == PLDI_CU_SUCCESS)
         capture_new(s, mode);
+    fake_unlock();
+    return rc;
+}
+
+int cuStreamIsCapturing(pldi_cu_stream stream, int *status)
+{
+    struct CUctx_st *ctx;
+    struct CUstream_st *s = NULL;
+    int rc = enter(stream, &ctx, &s);
+
+    FAKE_COUNT(cuStreamIsCapturing);
+    if (rc == PLDI_CU_SUCCESS && s->legacy && records_blocking(ctx))
+        rc = FAKE_CU_CAPTURE_IMPLICIT; /* spoils nothing */
+    if (rc == PLDI_CU_SUCCESS)
+        *status = s->capture == NULL ? 0 : s->capture->invalid ? 2 : 1;
     fake_unlock();
     return rc;
 }

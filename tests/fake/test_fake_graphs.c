@@ -139,6 +139,36 @@ static int forbidden_asking(void *unused)
     return 0;
 }
 
+/* Whether a stream is recorded: to ask spoils nothing. */
+static int asked(void *unused)
+{
+    pldi_cu_stream a, b, blocking;
+    pldi_cu_event fork, join;
+    int status = -1;
+
+    (void)unused;
+    HOLDS(gpu_open(0) == 0);
+    a = gpu_stream(PLDI_CU_STREAM_NON_BLOCKING);
+    b = gpu_stream(PLDI_CU_STREAM_NON_BLOCKING);
+    blocking = gpu_stream(0);
+    fork = gpu_event(PLDI_CU_EVENT_DISABLE_TIMING);
+    join = gpu_event(PLDI_CU_EVENT_DISABLE_TIMING);
+    HOLDS(cuStreamIsCapturing(a, &status) == 0 && status == 0);
+    HOLDS(begin(a) == 0 && cuStreamIsCapturing(a, &status) == 0 && status == 1);
+    HOLDS(cuStreamIsCapturing(b, &status) == 0 && status == 0);
+    HOLDS(cuStreamIsCapturing(NULL, &status) == 0 && status == 0);
+    HOLDS(cuEventRecord(fork, a) == 0 && cuStreamWaitEvent(b, fork, 0) == 0);
+    HOLDS(cuStreamIsCapturing(b, &status) == 0 && status == 1);
+    HOLDS(cuEventRecord(join, b) == 0 && cuStreamWaitEvent(a, join, 0) == 0 && end(a) == 0);
+    HOLDS(begin(a) == 0 && cuStreamSynchronize(a) == PLDI_CU_STREAM_CAPTURE_UNSUPPORTED);
+    HOLDS(cuStreamIsCapturing(a, &status) == 0 && status == 2 && end(a) == 901);
+    /* The default stream would wait for a blocking one. */
+    HOLDS(begin(blocking) == 0);
+    HOLDS(cuStreamIsCapturing(NULL, &status) == PLDI_CU_STREAM_CAPTURE_IMPLICIT);
+    HOLDS(end(blocking) == 0);
+    return 0;
+}
+
 /* Work of other libraries: once, again and again. */
 static int count_step(void *context)
 {
@@ -184,6 +214,7 @@ int main(void)
     }
     child_case("forbidden in a capture", forbidden, "", 0);
     child_case("waiting and asking in a capture", forbidden_asking, "", 0);
+    child_case("asked whether it is recorded", asked, "", 0);
     child_case("other libraries in a capture", foreign, "", 0);
     return tap_done();
 }
