@@ -14,6 +14,7 @@
 #include "base/base_mem.h"
 #include "base/base_opts.h"
 #include "ckpt/ckpt_impl.h"
+#include "coll/coll_host.h"
 #include "health/health_site.h"
 #include "params/params.h"
 
@@ -131,7 +132,7 @@ static int open_on_all(pld_ckpt *c)
     pld_group *world = pld_mesh_world(c->mesh);
     int rc = PLD_OK;
 
-    PLDI_TRY(pld_group_split(world, 0, pld_group_rank(world), &c->world));
+    PLDI_TRY(pldi_group_split_host(world, 0, pld_group_rank(world), &c->world));
     PLDI_TRY(count_threads(c));
     if (pld_group_rank(world) == 0)
         rc = prepare_directory(c->directory);

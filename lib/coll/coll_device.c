@@ -233,6 +233,17 @@ int pldi_gpu_failed(const struct pldi_gpu_group *g)
     return pldi_fail(g->code, "%s", g->why);
 }
 
+/* With the lock held: with a communicator that is aborted goes what shares its resources. */
+static void mark_family(struct pldi_gpu *gpu, int code, const char *why)
+{
+    for (struct pldi_gpu_group *g = gpu->groups; g != NULL && gpu->family; g = g->next) {
+        if (g->comm == NULL || g->code != 0)
+            continue;
+        (void)pldi_fail(code, "%s", why);
+        mark(g, code);
+    }
+}
+
 /* With the lock held: abort the communicators of groups that have ended, or all. */
 static void abort_comms(struct pldi_gpu *gpu, int all)
 {
@@ -258,6 +269,17 @@ static void abort_comms(struct pldi_gpu *gpu, int all)
     (void)pthread_cond_signal(&gpu->turn);
 }
 
+void pldi_gpu_end_family(struct pldi_gpu *gpu, int code)
+{
+    char why[PLDI_TEXT_BYTES];
+
+    (void)snprintf(why, sizeof(why), "%s", pld_last_error());
+    (void)pthread_mutex_lock(&gpu->lock);
+    mark_family(gpu, code, why);
+    abort_comms(gpu, 0);
+    (void)pthread_mutex_unlock(&gpu->lock);
+}
+
 int pldi_gpu_fail(struct pldi_gpu_group *g, int code)
 {
     struct pldi_gpu *gpu = g->gpu;
@@ -272,6 +294,7 @@ int pldi_gpu_fail(struct pldi_gpu_group *g, int code)
     (void)pldi_fail(code, "%s", text);
     (void)pthread_mutex_lock(&gpu->lock);
     mark(g, code);
+    mark_family(gpu, g->code, g->why);
     abort_comms(gpu, 0);
     (void)pthread_mutex_unlock(&gpu->lock);
     if (g->group->broken == 0)
@@ -283,7 +306,7 @@ int pldi_gpu_fail(struct pldi_gpu_group *g, int code)
 static void tick(void *context)
 {
     struct pldi_gpu *gpu = context;
-    int ended = 0;
+    const struct pldi_gpu_group *ended = NULL;
 
     (void)pthread_mutex_lock(&gpu->lock);
     for (struct pldi_gpu_group *g = gpu->groups; g != NULL; g = g->next) {
@@ -299,10 +322,12 @@ static void tick(void *context)
         /* What another rank's giving up looks like; the alarm comes by itself. */
         if (rc < 0 && rc != PLD_ERR_TIMEOUT && !pldi_health_node_alarm(g->group->health))
             mark(g, rc);
-        ended |= g->code != 0 && g->comm != NULL;
+        ended = g->code != 0 && g->comm != NULL ? g : ended;
     }
-    if (ended)
+    if (ended != NULL) {
+        mark_family(gpu, ended->code, ended->why);
         abort_comms(gpu, 0);
+    }
     (void)pthread_mutex_unlock(&gpu->lock);
 }
 
@@ -419,6 +444,7 @@ void pldi_gpu_detach(pld_group *group)
 /* What a rank knows and wants. */
 struct said {
     int32_t has_nccl, sharing, path, share;
+    int32_t split, family; /* 1: it could, and wants to */
     uint64_t chunk, scratch;
 };
 
@@ -437,6 +463,19 @@ static int read_bytes(const char *name, uint64_t usual, uint64_t *out)
     return PLD_OK;
 }
 
+static int read_switch(const char *name, int usual, int32_t *out)
+{
+    const char *text = getenv(name);
+
+    *out = usual;
+    if (text == NULL || text[0] == '\0')
+        return PLD_OK;
+    *out = strcmp(text, "1") == 0;
+    if (!*out && strcmp(text, "0") != 0)
+        return pldi_fail(PLD_ERR_ARG, "%s is \"%s\", need 0 or 1", name, text);
+    return PLD_OK;
+}
+
 static int read_path(struct said *said)
 {
     const char *path = getenv("POLDER_DEVICE_PATH");
@@ -451,6 +490,8 @@ static int read_path(struct said *said)
     said->share = shared != NULL && strcmp(shared, "nccl") == 0;
     if (shared != NULL && shared[0] != '\0' && !said->share && strcmp(shared, "staged") != 0)
         return pldi_fail(PLD_ERR_ARG, "POLDER_SHARED_GPU is \"%s\", need staged or nccl", shared);
+    PLDI_TRY(read_switch("POLDER_NCCL_SPLIT", 1, &said->split));
+    PLDI_TRY(read_switch("POLDER_NCCL_SHARE", 0, &said->family));
     PLDI_TRY(read_bytes("POLDER_DEVICE_CHUNK", PLDI_GPU_CHUNK, &said->chunk));
     return read_bytes("POLDER_DEVICE_SCRATCH", PLDI_GPU_SCRATCH, &said->scratch);
 }
@@ -461,6 +502,7 @@ static int decide(struct pldi_gpu *gpu, const struct said *all, int size)
     int missing = -1;
     int shares = -1;
 
+    gpu->split = gpu->family = 1;
     for (int r = size - 1; r >= 0; r--) {
         if (all[r].path != all[0].path || all[r].share != all[0].share ||
             all[r].chunk != all[0].chunk || all[r].scratch != all[0].scratch)
@@ -470,7 +512,11 @@ static int decide(struct pldi_gpu *gpu, const struct said *all, int size)
                              r);
         missing = all[r].has_nccl ? missing : r;
         shares = all[r].sharing > 1 ? r : shares;
+        gpu->split &= all[r].split;
+        gpu->family &= all[r].family;
     }
+    gpu->family &= gpu->split;
+    gpu->device->family = gpu->family;
     gpu->path = (enum pldi_gpu_path)all[0].path;
     gpu->chunk = (size_t)all[0].chunk;
     gpu->scratch = (size_t)all[0].scratch;
@@ -501,6 +547,7 @@ static int agree_path(struct pldi_gpu *gpu, struct said *all)
 
     PLDI_TRY(pld_agree(world, rc));
     mine->has_nccl = gpu->device->comm != NULL;
+    mine->split &= mine->has_nccl && gpu->device->comm->can_split(gpu->device);
     mine->sharing = gpu->device->sharing;
     PLDI_TRY(pld_allgather(world, mine, all, sizeof(*all), PLD_U8, NULL));
     return pld_agree(world, decide(gpu, all, world->size));

@@ -57,6 +57,8 @@ struct pldi_gpu {
     pld_group *world;
     enum pldi_gpu_path path;    /**< what the environment forces, on all ranks */
     int nccl;                   /**< 1: groups try NCCL */
+    int split;                  /**< 1: and split communicators, where there is one */
+    int family;                 /**< 1: which then share their resources, and their end */
     size_t chunk;               /**< bytes of a pinned buffer, equal on all ranks */
     size_t scratch;             /**< bytes of device memory for sums of a group, too */
     char note[PLDI_TEXT_BYTES]; /**< why it is not NCCL; or "" */
@@ -117,6 +119,9 @@ int pldi_gpu_look(const struct pldi_gpu_group *g, uint64_t ticket, uint64_t sequ
 /** The group ends with this code and the sentence of the calling thread: its communicator is
  *  aborted, and operations on host memory end, too.  Returns the code.  Without the turn. */
 int pldi_gpu_fail(struct pldi_gpu_group *g, int code);
+/** Where communicators share resources: all groups end, for one was aborted.  With the sentence
+ *  of the calling thread; without the turn. */
+void pldi_gpu_end_family(struct pldi_gpu *gpu, int code);
 /** The same code and sentence again. */
 int pldi_gpu_failed(const struct pldi_gpu_group *g);
 
@@ -134,6 +139,14 @@ int pldi_flight_test(struct pldi_gpu *gpu, struct pldi_flight *flight);
 
 /** Collective over the group, unless it has been done. */
 int pldi_gpu_connect(pld_group *group);
+/**
+ * Give a group that was just split off a communicator by splitting that of its parent, if that
+ * has one; else the group makes its own when it needs one.  Collective over the parent.
+ *
+ * @param part     NULL: this rank is in none
+ * @param largest  the size of the largest of all the parts
+ */
+int pldi_gpu_part(pld_group *parent, pld_group *part, int color, int key, int largest);
 /** Get the memory that sums need; collective, unless it is there. */
 int pldi_gpu_reserve(struct pldi_gpu_group *g);
 /** With the turn: wait until the communicator is idle. */

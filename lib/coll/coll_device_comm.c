@@ -2,9 +2,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * Making a communicator: rank 0's id goes around by a host broadcast, a host barrier
- * follows, so that a rank that does not come is found and named by the host's means,
- * and only then NCCL is called.
+ * Making a communicator: by an id of rank 0's, or for a group that is split off, by
+ * splitting the parent's.  A broadcast or an agreement of the hosts comes before, so that
+ * a rank that does not come is found and named by the host's means, and only then NCCL is
+ * called.
  *
  * NCCL tells a rank of its own failure alone, and the others would wait for it.  So each
  * says to rank 0 how its part ended, and hears from it whether all went well; who hears
@@ -127,6 +128,13 @@ static void finish(struct verdicts *v, int sent)
 
 /* ---- NCCL ---- */
 
+/* What is made; meanwhile nobody else sees it, nor its parent. */
+struct making {
+    const unsigned char *id;    /* NULL: a part of the group's own communicator */
+    int color, key, size;       /* of the part; color < 0: this rank is in none */
+    struct pldi_comm *comms[2]; /* the parent, what is made; NULL: none, or not yet */
+};
+
 int pldi_gpu_settle(const struct pldi_gpu_group *g, const pld_request *op)
 {
     const int peer = op->kind == PLDI_SEND || op->kind == PLDI_RECV ? op->peer : -1;
@@ -145,9 +153,10 @@ int pldi_gpu_settle(const struct pldi_gpu_group *g, const pld_request *op)
 }
 
 /* Until this rank's part and the others' are known: 1, FAILED, or an error of the job. */
-static int wait_for_all(struct pldi_gpu_group *g, struct pldi_comm *comm, struct verdicts *v,
+static int wait_for_all(struct pldi_gpu_group *g, const struct making *m, struct verdicts *v,
                         const pld_request *op, int *own)
 {
+    struct pldi_comm *comm = m->comms[1] != NULL ? m->comms[1] : m->comms[0];
     int tries = 0;
     int told = 0;
 
@@ -179,34 +188,66 @@ static int again(int code, const char *text)
     return code < 0 ? pldi_fail(code, "%s", text) : code;
 }
 
-static void abort_one(struct pldi_gpu *gpu, struct pldi_comm **comm)
+static void abort_made(struct pldi_gpu *gpu, struct making *m)
 {
-    if (*comm == NULL)
+    if (m->comms[0] == NULL && m->comms[1] == NULL)
         return;
     pldi_gpu_enter(gpu);
-    gpu->device->comm->abort(comm, 1);
+    gpu->device->comm->abort(m->comms, 2);
     pldi_gpu_leave(gpu);
-    *comm = NULL;
+    m->comms[0] = m->comms[1] = NULL;
+}
+
+/* The watchdog, which would abort it for what it sees, does not see it any more. */
+static int take_parent(struct pldi_gpu_group *g, struct making *m, const pld_request *op)
+{
+    int tries = 0;
+    int rc;
+
+    (void)pthread_mutex_lock(&g->gpu->lock);
+    m->comms[0] = g->comm;
+    g->comm = NULL;
+    (void)pthread_mutex_unlock(&g->gpu->lock);
+    if (m->comms[0] == NULL)
+        return pldi_fail(g->code, "%s", g->why);
+    while ((rc = g->gpu->device->comm->poll(m->comms[0])) == 0) {
+        PLDI_TRY(pldi_gpu_look(g, op->ticket, op->print.sequence, -1));
+        pldi_engine_idle(g->group->engine, &tries);
+    }
+    return rc < 0 ? rc : PLD_OK;
+}
+
+/* With the turn. */
+static int begin(struct pldi_gpu_group *g, struct making *m, const pld_request *op)
+{
+    const struct pldi_comm_ops *ops = g->gpu->device->comm;
+
+    if (m->id != NULL)
+        return ops->init(g->gpu->device, m->id, g->group->rank, g->group->size, &m->comms[1]);
+    PLDI_TRY(take_parent(g, m, op));
+    return ops->split(m->comms[0], m->color, m->key, m->size, &m->comms[1]);
 }
 
 /* *own: this rank's failure, with the sentence set.  The communicator is nobody else's yet: the
  * turn is needed for calls alone. */
-static int meet(struct pldi_gpu_group *g, const unsigned char *id, struct verdicts *v,
-                const pld_request *op, int *own, struct pldi_comm **comm)
+static int meet(struct pldi_gpu_group *g, struct making *m, struct verdicts *v,
+                const pld_request *op, int *own)
 {
     pld_group *group = g->group;
     char text[PLDI_TEXT_BYTES];
+    int began;
     int rc;
 
     listen(v);
     pldi_gpu_enter(g->gpu);
-    *own = g->gpu->device->comm->init(g->gpu->device, id, group->rank, group->size, comm);
+    *own = begin(g, m, op);
     pldi_gpu_leave(g->gpu);
     if (*own < 0)
         v->mine = FAILED;
     (void)snprintf(text, sizeof(text), "%s", pld_last_error());
-    rc = wait_for_all(g, *comm, v, op, own);
-    if (*own < 0 && v->mine == FAILED && *comm != NULL)
+    began = *own >= 0;
+    rc = wait_for_all(g, m, v, op, own);
+    if (*own < 0 && began)
         (void)snprintf(text, sizeof(text), "%s", pld_last_error());
     if (rc < 0) {
         (void)snprintf(text, sizeof(text), "%s", pld_last_error());
@@ -214,7 +255,7 @@ static int meet(struct pldi_gpu_group *g, const unsigned char *id, struct verdic
     }
     finish(v, rc >= 0 || v->sends[first_peer(group)].group != NULL);
     if (rc != 1)
-        abort_one(g->gpu, comm);
+        abort_made(g->gpu, m);
     return rc < 0 ? again(rc, text) : again(*own, text);
 }
 
@@ -229,10 +270,9 @@ static int agree(pld_group *group, int rc)
 }
 
 /* Recorded, so that the deadline and its report cover it. */
-static int join(struct pldi_gpu_group *g, const unsigned char *id)
+static int join(struct pldi_gpu_group *g, struct making *m)
 {
     pld_group *group = g->group;
-    struct pldi_comm *comm = NULL;
     struct verdicts v = {0};
     pld_request op;
     int own = 0;
@@ -250,7 +290,7 @@ static int join(struct pldi_gpu_group *g, const unsigned char *id)
 
         op.ticket = pldi_health_ticket(group->health);
         pldi_health_called(group->health, op.ticket, &call);
-        rc = meet(g, id, &v, &op, &own, &comm);
+        rc = meet(g, m, &v, &op, &own);
         pldi_health_ended(group->health, op.ticket, rc);
         if (group->broken == 0)
             rc = agree(group, rc);
@@ -258,12 +298,23 @@ static int join(struct pldi_gpu_group *g, const unsigned char *id)
             rc = PLD_ERR_TIMEOUT;
     }
     release(&v);
-    (void)pthread_mutex_lock(&g->gpu->lock);
-    g->comm = rc == PLD_OK ? comm : NULL;
-    (void)pthread_mutex_unlock(&g->gpu->lock);
     if (rc < 0)
-        abort_one(g->gpu, &comm);
+        abort_made(g->gpu, m);
     return rc;
+}
+
+static void keep(struct pldi_gpu_group *g, struct pldi_comm *comm)
+{
+    (void)pthread_mutex_lock(&g->gpu->lock);
+    g->comm = comm;
+    (void)pthread_mutex_unlock(&g->gpu->lock);
+}
+
+static void set_connected(struct pldi_gpu_group *g, int connected)
+{
+    (void)pthread_mutex_lock(&g->gpu->lock);
+    g->connected = connected;
+    (void)pthread_mutex_unlock(&g->gpu->lock);
 }
 
 static int make_comm(struct pldi_gpu_group *g)
@@ -271,11 +322,14 @@ static int make_comm(struct pldi_gpu_group *g)
     pld_group *group = g->group;
     pld_device *device = g->gpu->device;
     unsigned char id[PLDI_COMM_ID_BYTES] = {0};
+    struct making m = {.id = id};
 
     PLDI_TRY(pld_agree(group, group->rank == 0 ? device->comm->make_id(device, id) : PLD_OK));
     PLDI_TRY(pld_broadcast(group, id, sizeof(id), PLD_U8, 0, NULL));
     PLDI_TRY(pld_barrier(group, NULL));
-    return join(g, id);
+    PLDI_TRY(join(g, &m));
+    keep(g, m.comms[1]);
+    return PLD_OK;
 }
 
 /* What this rank needs besides; it is kept if it is made twice. */
@@ -323,9 +377,46 @@ int pldi_gpu_connect(pld_group *group)
         rc = without_nccl(g, make_comm(g));
         PLDI_TRY(rc);
     }
-    (void)pthread_mutex_lock(&g->gpu->lock);
-    g->connected = 1;
-    (void)pthread_mutex_unlock(&g->gpu->lock);
+    set_connected(g, 1);
+    return PLD_OK;
+}
+
+/*
+ * A split that fails costs the parent its communicator; both groups then make one by an id
+ * when they need it.  Where resources are shared, the rest of the family has lost them, too.
+ */
+static int part_failed(struct pldi_gpu_group *g, int rc)
+{
+    char text[PLDI_TEXT_BYTES];
+
+    (void)snprintf(text, sizeof(text), "%s", pld_last_error());
+    if (g->group->broken == 0 && g->code == 0 && g->comm == NULL)
+        set_connected(g, 0);
+    pldi_gpu_end_family(g->gpu, rc);
+    /* NCCL refuses to split: an id will do. */
+    return rc == PLD_ERR_UNSUPPORTED && g->group->broken == 0 ? PLD_OK : again(rc, text);
+}
+
+int pldi_gpu_part(pld_group *parent, pld_group *part, int color, int key, int largest)
+{
+    struct pldi_gpu_group *g = parent->on_gpu;
+    const int in = part != NULL && part->size > 1;
+    struct making m = {.color = in ? color : -1, .key = key, .size = in ? part->size : 0};
+    int rc;
+
+    if (g == NULL || !g->connected || !g->nccl || !g->gpu->split || largest < 2)
+        return PLD_OK;
+    pldi_gpu_quiet(parent);
+    PLDI_TRY(pld_agree(parent, in ? prepare(part->on_gpu) : PLD_OK));
+    rc = join(g, &m);
+    if (rc < 0)
+        return part_failed(g, rc);
+    keep(g, m.comms[0]);
+    if (in) {
+        part->on_gpu->nccl = 1;
+        keep(part->on_gpu, m.comms[1]);
+        set_connected(part->on_gpu, 1);
+    }
     return PLD_OK;
 }
 

@@ -9,6 +9,7 @@
 #include "coll/coll_device.h"
 #include "coll/coll_digest.h"
 #include "coll/coll_health.h"
+#include "coll/coll_host.h"
 #include "coll/coll_nodes.h"
 #include "coll/coll_route.h"
 #include "coll/coll_shm.h"
@@ -207,6 +208,21 @@ static int settle(const pld_group *parent, const int *members, pld_group *group)
     return parent->node != NULL && group->team == NULL ? pldi_nodes_attach(group) : PLD_OK;
 }
 
+/* How many have the color that most have. */
+static int find_largest(const int *colors_keys, int size)
+{
+    int most = 0;
+
+    for (int r = 0; r < size; r++) {
+        int n = 0;
+
+        for (int i = 0; i < size && colors_keys[2 * r] >= 0; i++)
+            n += colors_keys[2 * i] == colors_keys[2 * r];
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
 static int split(pld_group *parent, int color, int key, int *table, pld_group **out)
 {
     struct pldi_transport *t = parent->transport;
@@ -236,18 +252,18 @@ static int split(pld_group *parent, int color, int key, int *table, pld_group **
     return pld_agree(parent, rc);
 }
 
-int pld_group_split(pld_group *parent, int color, int key, pld_group **out)
+static int split_off(pld_group *parent, int color, int key, int device, pld_group **out)
 {
-    PLDI_ENTER();
     pld_group *group = NULL;
     int *table;
     int rc;
 
-    PLDI_CHECK_ARG(parent != NULL && out != NULL);
     table = pldi_alloc(3 * (size_t)parent->size, sizeof(int), "colors and keys");
     rc = pld_agree(parent, table == NULL ? PLD_ERR_NOMEM : PLD_OK);
     if (rc == PLD_OK)
         rc = split(parent, color, key, table, &group);
+    if (rc == PLD_OK && device)
+        rc = pldi_gpu_part(parent, group, color, key, find_largest(table, parent->size));
     pldi_free(table);
     if (rc < 0) {
         pld_group_destroy(&group);
@@ -255,4 +271,17 @@ int pld_group_split(pld_group *parent, int color, int key, pld_group **out)
     }
     *out = group;
     return PLD_OK;
+}
+
+int pld_group_split(pld_group *parent, int color, int key, pld_group **out)
+{
+    PLDI_ENTER();
+
+    PLDI_CHECK_ARG(parent != NULL && out != NULL);
+    return split_off(parent, color, key, 1, out);
+}
+
+int pldi_group_split_host(pld_group *parent, int color, int key, pld_group **out)
+{
+    return split_off(parent, color, key, 0, out);
 }

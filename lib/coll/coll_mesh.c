@@ -13,6 +13,7 @@
 #include "base/base_err.h"
 #include "base/base_mem.h"
 #include "coll/coll.h"
+#include "coll/coll_device.h"
 #include "health/health_site.h"
 #include "topo/topo.h"
 
@@ -66,6 +67,9 @@ int pld_mesh_create(pld_runtime *runtime, const char *text, pld_mesh **out)
     rc = pld_agree(world, rc);
     if (rc == PLD_OK)
         rc = compare_sizes(world, mesh->sizes);
+    /* First, so that the axes' communicators are parts of the world's. */
+    if (rc == PLD_OK)
+        rc = pldi_gpu_connect(world);
     if (rc == PLD_OK) {
         mesh->world = world;
         pldi_topo_coords(mesh->sizes, pld_group_rank(world), mesh->coords);

@@ -5,8 +5,8 @@
  * @file nccl_api.h
  * What polder calls of NCCL 2.20 to 2.30, libnccl.so.2, found at run time.
  *
- * Declared here for the reasons that cuda_api.h gives.  Functions that came after 2.20
- * are optional: NULL where the library at hand lacks them.
+ * Declared here for the reasons that cuda_api.h gives.  Some functions are optional: NULL
+ * where the library at hand lacks them.
  */
 #ifndef PLDI_NCCL_API_H
 #define PLDI_NCCL_API_H
@@ -87,16 +87,10 @@ struct pldi_nccl_config {
     X(init, ncclCommInitRankConfig,                                                                \
       (pldi_nccl_comm * comm, int size, struct pldi_nccl_id id, int rank,                          \
        struct pldi_nccl_config *config))                                                           \
-    X(split, ncclCommSplit,                                                                        \
-      (pldi_nccl_comm comm, int color, int key, pldi_nccl_comm *out,                               \
-       struct pldi_nccl_config *config))                                                           \
     X(finalize, ncclCommFinalize, (pldi_nccl_comm comm))                                           \
     X(destroy, ncclCommDestroy, (pldi_nccl_comm comm))                                             \
     X(abort, ncclCommAbort, (pldi_nccl_comm comm))                                                 \
     X(async_error, ncclCommGetAsyncError, (pldi_nccl_comm comm, int *code))                        \
-    X(register_buffer, ncclCommRegister,                                                           \
-      (pldi_nccl_comm comm, void *buffer, size_t bytes, void **handle))                            \
-    X(deregister_buffer, ncclCommDeregister, (pldi_nccl_comm comm, void *handle))                  \
     X(premul_sum, ncclRedOpCreatePreMulSum,                                                        \
       (int *op, void *scalar, int dtype, int residence, pldi_nccl_comm comm))                      \
     X(op_destroy, ncclRedOpDestroy, (int op, pldi_nccl_comm comm))                                 \
@@ -123,8 +117,17 @@ struct pldi_nccl_config {
     X(group_start, ncclGroupStart, (void))                                                         \
     X(group_end, ncclGroupEnd, (void))
 
-/* Since 2.28.7: X(name, symbol, arguments) */
-#define PLDI_NCCL_OPTIONAL(X) X(revoke, ncclCommRevoke, (pldi_nccl_comm comm, int flags))
+/* What polder can do without: since 2.18, 2.19, and 2.28.7. */
+#define PLDI_NCCL_OPTIONAL(X)                                                                      \
+    X(split, ncclCommSplit,                                                                        \
+      (pldi_nccl_comm comm, int color, int key, pldi_nccl_comm *out,                               \
+       struct pldi_nccl_config *config))                                                           \
+    X(register_buffer, ncclCommRegister,                                                           \
+      (pldi_nccl_comm comm, void *buffer, size_t bytes, void **handle))                            \
+    X(deregister_buffer, ncclCommDeregister, (pldi_nccl_comm comm, void *handle))                  \
+    X(mem_alloc, ncclMemAlloc, (void **out, size_t bytes))                                         \
+    X(mem_free, ncclMemFree, (void *memory))                                                       \
+    X(revoke, ncclCommRevoke, (pldi_nccl_comm comm, int flags))
 
 /** NCCL's functions. */
 struct pldi_nccl {

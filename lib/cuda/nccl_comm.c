@@ -23,6 +23,9 @@ struct pldi_comm {
     struct pldi_cuda *device;
     pldi_nccl_comm raw;
     int size;
+    struct pldi_comm *parent; /* that is being split to make this one; or NULL */
+    struct pldi_comm *part;   /* its counterpart */
+    pldi_nccl_comm nobody;    /* for NCCL to write what a rank without color gets */
     int n_registered;
     void *registered[MAX_REGISTERED];
 };
@@ -83,12 +86,12 @@ static struct pldi_comm *make(struct pldi_cuda *d, int size)
     return c;
 }
 
-static struct pldi_nccl_config config(int split_share)
+static struct pldi_nccl_config config(const struct pldi_cuda *d)
 {
     struct pldi_nccl_config c = PLDI_NCCL_CONFIG;
 
     c.blocking = 0;
-    c.split_share = split_share;
+    c.split_share = d->head.family;
     return c;
 }
 
@@ -96,7 +99,7 @@ static int init(pld_device *device, const unsigned char id[PLDI_COMM_ID_BYTES], 
                 struct pldi_comm **out)
 {
     struct pldi_cuda *d = pldi_cuda_of(device);
-    struct pldi_nccl_config how = config(INT_MIN);
+    struct pldi_nccl_config how = config(d);
     struct pldi_comm *c = make(d, size);
     struct pldi_cuda_visit visit;
     struct pldi_nccl_id raw;
@@ -115,41 +118,70 @@ static int init(pld_device *device, const unsigned char id[PLDI_COMM_ID_BYTES], 
     return rc;
 }
 
-/* A rank without color takes part, and has nothing of it. */
-static int split(struct pldi_comm *comm, int color, int key, struct pldi_comm **out)
+static int can_split(const pld_device *device)
+{
+    return pldi_cuda_of(device)->nccl.split != NULL;
+}
+
+/*
+ * A rank without color takes part, and has nothing of it.  NCCL's thread writes the handle
+ * when all is over, so where it goes must last until then.
+ */
+static int split(struct pldi_comm *comm, int color, int key, int size, struct pldi_comm **out)
 {
     struct pldi_cuda *d = comm->device;
-    struct pldi_nccl_config how = config(1);
-    struct pldi_comm *c = make(d, 0);
+    struct pldi_nccl_config how = config(d);
+    struct pldi_comm *c = color < 0 ? NULL : make(d, size);
     struct pldi_cuda_visit visit;
     int rc;
 
-    if (c == NULL)
+    *out = NULL;
+    if (color >= 0 && c == NULL)
         return PLD_ERR_NOMEM;
     visit = pldi_cuda_enter(d);
     rc = begun(d,
-               d->nccl.split(comm->raw, color < 0 ? PLDI_NCCL_NO_COLOR : color, key, &c->raw, &how),
+               d->nccl.split(comm->raw, c == NULL ? PLDI_NCCL_NO_COLOR : color, key,
+                             c == NULL ? &comm->nobody : &c->raw, &how),
                "splitting a communicator");
     pldi_cuda_leave(&visit);
-    *out = NULL;
-    if (rc < 0 || color < 0)
+    if (rc < 0) {
         d->host->free(c);
-    else
-        *out = c;
+        return rc;
+    }
+    if (c != NULL) {
+        c->parent = comm;
+        comm->part = c;
+    }
+    *out = c;
     return rc;
 }
 
-static int poll(struct pldi_comm *comm)
+static int poll_raw(const struct pldi_cuda *d, pldi_nccl_comm raw)
 {
-    const struct pldi_cuda *d = comm->device;
     int state = PLDI_NCCL_SUCCESS;
-    const int code = d->nccl.async_error(comm->raw, &state);
+    const int code = d->nccl.async_error(raw, &state);
 
     if (code != PLDI_NCCL_SUCCESS)
         return fail(d, code, "asking for errors");
     if (state == PLDI_NCCL_IN_PROGRESS)
         return 0;
     return state == PLDI_NCCL_SUCCESS ? 1 : fail(d, state, "an operation failed");
+}
+
+/* A part has a state of its own from when its parent is done with it. */
+static int poll(struct pldi_comm *comm)
+{
+    struct pldi_comm *parent = comm->parent;
+
+    if (parent != NULL) {
+        const int rc = poll_raw(comm->device, parent->raw);
+
+        if (rc != 1)
+            return rc;
+        parent->part = NULL;
+        comm->parent = NULL;
+    }
+    return poll_raw(comm->device, comm->raw);
 }
 
 static int register_memory(struct pldi_comm *comm, void *memory, size_t bytes)
@@ -325,12 +357,23 @@ static void release(struct pldi_comm *comm)
 static void *abort_one(void *argument)
 {
     struct pldi_comm *comm = argument;
+    struct pldi_comm *part = comm->part;
     const struct pldi_cuda_visit visit = pldi_cuda_enter(comm->device);
 
     (void)comm->device->nccl.abort(comm->raw);
+    /* A split ends with its parent, and only then its handle is there, if it was made at all. */
+    if (part != NULL && part->raw != NULL)
+        (void)comm->device->nccl.abort(part->raw);
     pldi_cuda_leave(&visit);
+    if (part != NULL)
+        release(part);
     release(comm);
     return NULL;
+}
+
+static int is_whole(const struct pldi_comm *comm)
+{
+    return comm != NULL && comm->parent == NULL;
 }
 
 static void abort_all(struct pldi_comm **comms, size_t n)
@@ -344,7 +387,7 @@ static void abort_all(struct pldi_comm **comms, size_t n)
         int started[AT_ONCE] = {0};
 
         for (size_t i = 0; i < some; i++)
-            started[i] = comms[begin + i] != NULL &&
+            started[i] = is_whole(comms[begin + i]) &&
                          pthread_create(&threads[i], NULL, abort_one, comms[begin + i]) == 0;
         (void)clock_gettime(CLOCK_REALTIME, &end);
         end.tv_sec += ABORT_SECONDS;
@@ -412,6 +455,7 @@ static int close_comm(struct pldi_comm **comm)
 const struct pldi_comm_ops pldi_nccl_ops = {
     .make_id = make_id,
     .init = init,
+    .can_split = can_split,
     .split = split,
     .poll = poll,
     .register_memory = register_memory,

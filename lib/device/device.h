@@ -139,8 +139,14 @@ struct pldi_comm_ops {
     int (*make_id)(pld_device *device, unsigned char id[PLDI_COMM_ID_BYTES]);
     int (*init)(pld_device *device, const unsigned char id[PLDI_COMM_ID_BYTES], int rank, int size,
                 struct pldi_comm **out);
-    /** color < 0: *out = NULL. */
-    int (*split)(struct pldi_comm *comm, int color, int key, struct pldi_comm **out);
+    /** Whether there is split(). */
+    int (*can_split)(const pld_device *device);
+    /**
+     * Called for all ranks of `comm`, which has nothing under way; `size` is of the new one.
+     * color < 0: this rank has none, and *out = NULL.  It is over when poll() of the new one says
+     * so, or without one poll() of `comm`.  Until then both are given to abort() together.
+     */
+    int (*split)(struct pldi_comm *comm, int color, int key, int size, struct pldi_comm **out);
     /** 1: nothing is under way on the host's side; 0: something is; or the error that ended it.
      *  Only queries: a watchdog may call it beside everything else. */
     int (*poll)(struct pldi_comm *comm);
@@ -235,6 +241,7 @@ struct pld_device {
     const struct pldi_device_ops *ops;
     const struct pldi_comm_ops *comm; /**< NULL: NCCL was not found; see comm_note() */
     int sharing;                      /**< the core's: ranks that use this GPU */
+    int family;                       /**< the core's: parts of a communicator use its resources */
 };
 
 /** What PLDI_PLUGIN_SYMBOL returns. */

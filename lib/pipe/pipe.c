@@ -14,6 +14,7 @@
 #include "base/base_err.h"
 #include "base/base_mem.h"
 #include "base/base_opts.h"
+#include "coll/coll_host.h"
 #include "coll/coll_mem.h"
 #include "device/device.h"
 #include "health/health_site.h"
@@ -138,11 +139,12 @@ static int open_edges(pld_pipe *p, const pld_schedule *schedule)
 static int open_lanes(pld_pipe *p, pld_mesh *mesh)
 {
     pld_device *device = pldi_mem_device(pld_mesh_world(mesh));
+    pld_group *axis = pld_mesh_group(mesh, PLD_AXIS_PP);
     int verdict = PLD_OK;
 
     for (int l = 0; l < PLDI_LANES_OF_PIPE && device != NULL; l++) {
         const struct pldi_pipe_lane *other = l > 0 ? &p->lanes[l - 1] : NULL;
-        const int rc = pldi_pipe_lane_open(&p->lanes[l], other, device, p->opts.stream, p->group);
+        const int rc = pldi_pipe_lane_open(&p->lanes[l], other, device, p->opts.stream, axis);
 
         verdict = verdict < 0 ? verdict : rc;
     }
@@ -168,7 +170,7 @@ static int join(pld_pipe *p, pld_mesh *mesh, const pld_schedule *schedule)
 
     PLDI_TRY(pldi_pipe_agree_schedule(world, schedule));
     PLDI_TRY(pld_agree(world, pldi_pipe_agree_shapes(axis, schedule, &p->opts)));
-    PLDI_TRY(pld_agree(world, pld_group_split(axis, 0, pld_group_rank(axis), &p->group)));
+    PLDI_TRY(pld_agree(world, pldi_group_split_host(axis, 0, pld_group_rank(axis), &p->group)));
     PLDI_TRY(pld_agree(world, open_lanes(p, mesh)));
     PLDI_TRY(pld_agree(world, open_edges(p, schedule)));
     return pld_agree(world, meet(p));

@@ -72,8 +72,8 @@ void fake_comm_forget(struct ncclComm *comm)
     *at = comm->next;
     if (comm->parent != NULL)
         comm->parent->child = NULL;
-    if (comm->child != NULL)
-        comm->child->parent = NULL;
+    if (comm->job == FAKE_SPLIT)
+        (void)fake_split_end(comm, PLDI_NCCL_INTERNAL_ERROR);
     if (comm->job == FAKE_INIT && comm->board == NULL)
         (void)fake_comm_join(comm, false, true); /* the last one to come removes the file */
     if (comm->launch != NULL)
@@ -189,6 +189,8 @@ static void end_job(struct ncclComm *c, int rc)
     if (c->launch != NULL)
         fake_launch_put(c->launch);
     c->launch = NULL;
+    if (c->job == FAKE_SPLIT)
+        (void)fake_split_end(c, rc);
     c->job = FAKE_IDLE;
     if (rc != PLDI_NCCL_SUCCESS && c->async == 0)
         c->async = rc;

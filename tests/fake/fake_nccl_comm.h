@@ -15,5 +15,7 @@ int fake_comm_join(struct ncclComm *comm, bool failed, bool gone);
 /** Go on with joining the others; with a split, and with the child's joining. */
 int fake_init_advance(struct ncclComm *comm);
 int fake_split_advance(struct ncclComm *comm);
+/** A split is over with that code; the caller gets the child, such as it is. */
+int fake_split_end(struct ncclComm *comm, int rc);
 
 #endif /* FAKE_NCCL_COMM_H */

@@ -93,6 +93,7 @@ struct ncclComm {
     long polls;        /* questions before it goes on */
     struct fake_launch *launch;
     struct ncclComm *child, *parent; /* of a split in progress */
+    struct ncclComm **child_out;     /* where the child is told at its end, and not before */
     unsigned long n_splits;
     int color, key;
     bool posted;

@@ -248,7 +248,7 @@ static void place_child(const struct ncclComm *c, struct ncclComm *child)
     snprintf(child->path, sizeof(child->path), "%.80s.%lu.%d", c->path, c->n_splits, c->color);
 }
 
-static int end_split(struct ncclComm *c, int rc)
+int fake_split_end(struct ncclComm *c, int rc)
 {
     if (rc == PLDI_NCCL_IN_PROGRESS)
         return rc;
@@ -258,7 +258,11 @@ static int end_split(struct ncclComm *c, int rc)
         c->child->job = FAKE_IDLE;
         c->child->async = rc;
     }
+    /* As NCCL does: by its own thread, also of a rank without color and after a failure. */
+    if (c->child_out != NULL)
+        *c->child_out = c->child;
     c->child = NULL;
+    c->child_out = NULL;
     return rc;
 }
 
@@ -267,20 +271,20 @@ int fake_split_advance(struct ncclComm *comm)
     int rc = fault(comm, "split_hang", "split_error");
 
     if (rc != PLDI_NCCL_SUCCESS)
-        return end_split(comm, fail(comm, rc));
+        return fake_split_end(comm, fail(comm, rc));
     if (!comm->posted)
         post(comm);
     if (!all_posted(comm))
         return PLDI_NCCL_IN_PROGRESS;
     if (comm->child == NULL)
-        return end_split(comm, PLDI_NCCL_SUCCESS);
+        return fake_split_end(comm, PLDI_NCCL_SUCCESS);
     if (comm->child->board == NULL) {
         place_child(comm, comm->child);
         rc = fake_comm_join(comm->child, false, false);
     }
     if (rc == PLDI_NCCL_SUCCESS && atomic_load(&comm->child->board->joined) < comm->child->size)
         return PLDI_NCCL_IN_PROGRESS;
-    return end_split(comm, rc);
+    return fake_split_end(comm, rc);
 }
 
 static int prepare_split(struct ncclComm *comm, int color, int key, pldi_nccl_comm *out,
@@ -295,11 +299,11 @@ static int prepare_split(struct ncclComm *comm, int color, int key, pldi_nccl_co
         return fake_nccl_say(PLDI_NCCL_INVALID_ARGUMENT, "ncclCommSplit: color %d", color);
     comm->color = color;
     comm->key = key;
+    comm->child_out = out;
     if (color != PLDI_NCCL_NO_COLOR) {
         comm->child = fake_comm_new(0, 1, comm->device, blocking);
         comm->child->parent = comm;
         comm->child->job = FAKE_CHILD;
-        *out = comm->child;
     }
     return PLDI_NCCL_SUCCESS;
 }
@@ -316,8 +320,11 @@ int ncclCommSplit(pldi_nccl_comm comm, int color, int key, pldi_nccl_comm *out,
     fake_nccl_lock();
     rc = prepare_split(comm, color, key, out, config);
     fake_nccl_unlock();
-    if (rc == PLDI_NCCL_SUCCESS)
-        rc = done(*out, out, fake_comm_begin(comm, FAKE_SPLIT));
+    if (rc == PLDI_NCCL_SUCCESS) {
+        rc = fake_comm_begin(comm, FAKE_SPLIT);
+        if (rc != PLDI_NCCL_IN_PROGRESS)
+            rc = done(*out, out, rc);
+    }
     if (!fake_group_open())
         fake_comm_leave(comm);
     return rc;
