@@ -433,6 +433,7 @@ void pldi_gpu_detach(pld_group *group)
     gpu->device->ops->free(gpu->device, g->scratch);
     gpu->device->ops->stream_destroy(gpu->device, &g->stream);
     gpu->device->ops->event_destroy(gpu->device, &g->start);
+    pldi_gpu_regions_free(g);
     pldi_free((void *)g->sources);
     pldi_free(g);
     group->on_gpu = NULL;
@@ -444,7 +445,7 @@ void pldi_gpu_detach(pld_group *group)
 /* What a rank knows and wants. */
 struct said {
     int32_t has_nccl, sharing, path, share;
-    int32_t split, family; /* 1: it could, and wants to */
+    int32_t split, family, registers; /* 1: it could, and wants to */
     uint64_t chunk, scratch;
 };
 
@@ -492,6 +493,7 @@ static int read_path(struct said *said)
         return pldi_fail(PLD_ERR_ARG, "POLDER_SHARED_GPU is \"%s\", need staged or nccl", shared);
     PLDI_TRY(read_switch("POLDER_NCCL_SPLIT", 1, &said->split));
     PLDI_TRY(read_switch("POLDER_NCCL_SHARE", 0, &said->family));
+    PLDI_TRY(read_switch("POLDER_NCCL_REGISTER", 1, &said->registers));
     PLDI_TRY(read_bytes("POLDER_DEVICE_CHUNK", PLDI_GPU_CHUNK, &said->chunk));
     return read_bytes("POLDER_DEVICE_SCRATCH", PLDI_GPU_SCRATCH, &said->scratch);
 }
@@ -502,7 +504,7 @@ static int decide(struct pldi_gpu *gpu, const struct said *all, int size)
     int missing = -1;
     int shares = -1;
 
-    gpu->split = gpu->family = 1;
+    gpu->split = gpu->family = gpu->registers = 1;
     for (int r = size - 1; r >= 0; r--) {
         if (all[r].path != all[0].path || all[r].share != all[0].share ||
             all[r].chunk != all[0].chunk || all[r].scratch != all[0].scratch)
@@ -514,6 +516,7 @@ static int decide(struct pldi_gpu *gpu, const struct said *all, int size)
         shares = all[r].sharing > 1 ? r : shares;
         gpu->split &= all[r].split;
         gpu->family &= all[r].family;
+        gpu->registers &= all[r].registers;
     }
     gpu->family &= gpu->split;
     gpu->device->family = gpu->family;
@@ -532,6 +535,8 @@ static int decide(struct pldi_gpu *gpu, const struct said *all, int size)
                        "all the same",
                        shares, all[shares].sharing - 1);
     gpu->nccl = gpu->note[0] == '\0';
+    gpu->registers &= gpu->nccl;
+    gpu->device->registers = gpu->registers;
     if (gpu->path == PLDI_PATH_NCCL && !gpu->nccl)
         return pldi_fail(PLD_ERR_UNSUPPORTED, "POLDER_DEVICE_PATH is nccl, but %s", gpu->note);
     if (gpu->nccl && shares >= 0)
@@ -548,6 +553,7 @@ static int agree_path(struct pldi_gpu *gpu, struct said *all)
     PLDI_TRY(pld_agree(world, rc));
     mine->has_nccl = gpu->device->comm != NULL;
     mine->split &= mine->has_nccl && gpu->device->comm->can_split(gpu->device);
+    mine->registers &= mine->has_nccl && gpu->device->comm->can_register(gpu->device);
     mine->sharing = gpu->device->sharing;
     PLDI_TRY(pld_allgather(world, mine, all, sizeof(*all), PLD_U8, NULL));
     return pld_agree(world, decide(gpu, all, world->size));

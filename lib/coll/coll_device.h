@@ -48,6 +48,7 @@ struct pldi_flight {
     int code; /**< once landed */
 };
 
+struct pldi_gpu_region;
 struct pldi_pin;
 struct pldi_staged;
 struct pldi_gpu_check;
@@ -59,6 +60,7 @@ struct pldi_gpu {
     int nccl;                   /**< 1: groups try NCCL */
     int split;                  /**< 1: and split communicators, where there is one */
     int family;                 /**< 1: which then share their resources, and their end */
+    int registers;              /**< 1: memory is registered with communicators */
     size_t chunk;               /**< bytes of a pinned buffer, equal on all ranks */
     size_t scratch;             /**< bytes of device memory for sums of a group, too */
     char note[PLDI_TEXT_BYTES]; /**< why it is not NCCL; or "" */
@@ -96,6 +98,10 @@ struct pldi_gpu_group {
     uint64_t launched;
     struct pldi_gpu_check *checks; /**< under way, oldest first */
     struct pldi_staged *messages;  /**< under way, oldest first; the engine's driver */
+
+    struct pldi_gpu_region *regions; /**< memory to be registered */
+    unsigned region_calls;           /**< that may have brought some, on any rank */
+    char refusal[PLDI_TEXT_BYTES];   /**< why it is not registered; or "" */
 };
 
 /* ---- coll_device.c: the runtime's part ---- */
@@ -151,6 +157,17 @@ int pldi_gpu_part(pld_group *parent, pld_group *part, int color, int key, int la
 int pldi_gpu_reserve(struct pldi_gpu_group *g);
 /** With the turn: wait until the communicator is idle. */
 int pldi_gpu_settle(const struct pldi_gpu_group *g, const pld_request *op);
+
+/* ---- coll_device_register.c: memory that communicators know ---- */
+
+/** A communicator was made: it gets to know the group's memory.  Collective. */
+int pldi_gpu_regions_join(struct pldi_gpu_group *g);
+/** It is to know none of it from now on.  NULL on_gpu is fine. */
+void pldi_gpu_regions_leave(pld_group *group);
+/** Forget all of it; the communicator is gone. */
+void pldi_gpu_regions_free(struct pldi_gpu_group *g);
+/** Bytes that are registered. */
+size_t pldi_gpu_regions_bytes(const struct pldi_gpu_group *g);
 
 /* ---- coll_device_call.c: from calls ---- */
 

@@ -409,6 +409,17 @@ int pldi_gpu_after(pld_request *op, pld_stream stream)
 
 /* ---- Explaining ---- */
 
+static void explain_regions(const struct pldi_gpu_group *g, char *text, size_t text_bytes)
+{
+    const size_t bytes = pldi_gpu_regions_bytes(g);
+    const size_t at = strlen(text);
+
+    if (bytes > 0)
+        (void)snprintf(text + at, text_bytes - at, ", %zu bytes of arenas registered", bytes);
+    else if (g->refusal[0] != '\0')
+        (void)snprintf(text + at, text_bytes - at, ", arenas not registered (%s)", g->refusal);
+}
+
 void pldi_gpu_explain(const pld_group *group, int kind, pld_dtype dtype, uint64_t bytes, char *text,
                       size_t text_bytes)
 {
@@ -438,4 +449,5 @@ void pldi_gpu_explain(const pld_group *group, int kind, pld_dtype dtype, uint64_
             how = ", sums rounded at each hop";
     }
     (void)snprintf(text + at, text_bytes - at, "; device memory: NCCL%s", how);
+    explain_regions(g, text, text_bytes);
 }

@@ -378,7 +378,7 @@ int pldi_gpu_connect(pld_group *group)
         PLDI_TRY(rc);
     }
     set_connected(g, 1);
-    return PLD_OK;
+    return pldi_gpu_regions_join(g);
 }
 
 /*
@@ -443,10 +443,11 @@ int pldi_gpu_reserve(struct pldi_gpu_group *g)
     rc = g->sources == NULL ? PLD_ERR_NOMEM
                             : device->ops->alloc(device, bytes, PLD_MEM_DEVICE, &memory);
     rc = pld_agree(g->group, rc);
-    if (rc < 0)
+    if (rc < 0) {
         device->ops->free(device, memory);
-    else
-        g->scratch = memory;
+        return rc;
+    }
+    g->scratch = memory;
     g->scratch_bytes = bytes;
-    return rc;
+    return PLD_OK;
 }

@@ -145,6 +145,8 @@ int pld_group_set_reproducible(pld_group *group, int on)
                          "pld_group_set_reproducible: some ranks say 1, others 0; here it is %d",
                          on);
     group->reproducible = said[0];
+    if (said[0])
+        pldi_gpu_regions_leave(group);
     return PLD_OK;
 }
 

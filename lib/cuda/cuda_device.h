@@ -5,10 +5,18 @@
 #ifndef PLDI_CUDA_DEVICE_H
 #define PLDI_CUDA_DEVICE_H
 
+#include <pthread.h>
+
 #include "cuda/cuda_api.h"
 #include "cuda/cuda_kernels.h"
 #include "cuda/nccl_api.h"
 #include "device/device.h"
+
+/** Memory of ncclMemAlloc(), which only ncclMemFree() frees. */
+struct pldi_cuda_arena {
+    struct pldi_cuda_arena *next;
+    void *memory;
+};
 
 /** The plugin's object. */
 struct pldi_cuda {
@@ -17,6 +25,8 @@ struct pldi_cuda {
     struct pldi_cu cu;
     struct pldi_nccl nccl;
     char nccl_note[256]; /**< why there is no NCCL; or "" */
+    pthread_mutex_t lock;
+    struct pldi_cuda_arena *arenas; /**< guarded by that */
     pldi_cu_device device;
     pldi_cu_context context; /**< the primary one; NULL: not retained yet */
     pld_device_info info;
@@ -77,6 +87,7 @@ int pldi_cuda_choose(const struct pldi_cuda_gpu *gpus, int n_gpus, const unsigne
 
 /* The parts of pldi_device_ops. */
 int pldi_cuda_alloc(pld_device *device, size_t bytes, pld_mem_kind kind, void **out);
+int pldi_cuda_alloc_arena(pld_device *device, size_t bytes, void **out);
 void pldi_cuda_free(pld_device *device, void *memory);
 pld_mem_kind pldi_cuda_where(pld_device *device, const void *memory);
 int pldi_cuda_free_bytes(pld_device *device, uint64_t *out);

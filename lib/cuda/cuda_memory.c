@@ -53,6 +53,64 @@ int pldi_cuda_alloc(pld_device *device, size_t bytes, pld_mem_kind kind, void **
     return rc;
 }
 
+/* NCCL's kind of memory can be reached by NVLink's multicast and by other processes. */
+static int alloc_by_nccl(struct pldi_cuda *d, size_t bytes, void **out)
+{
+    struct pldi_cuda_arena *arena = d->host->alloc(1, sizeof(*arena), "an arena");
+    int code;
+
+    if (arena == NULL)
+        return PLD_ERR_NOMEM;
+    code = d->nccl.mem_alloc(&arena->memory, bytes);
+    if (code != PLDI_NCCL_SUCCESS) {
+        d->host->free(arena);
+        return PLD_ERR_DEVMEM;
+    }
+    *out = arena->memory;
+    (void)pthread_mutex_lock(&d->lock);
+    arena->next = d->arenas;
+    d->arenas = arena;
+    (void)pthread_mutex_unlock(&d->lock);
+    return PLD_OK;
+}
+
+int pldi_cuda_alloc_arena(pld_device *device, size_t bytes, void **out)
+{
+    struct pldi_cuda *d = pldi_cuda_of(device);
+    struct pldi_cuda_visit visit;
+    int rc;
+
+    if (d->nccl.mem_alloc == NULL || d->nccl.mem_free == NULL || bytes == 0)
+        return pldi_cuda_alloc(device, bytes, PLD_MEM_DEVICE, out);
+    visit = pldi_cuda_enter(d);
+    rc = alloc_by_nccl(d, bytes, out);
+    /* Why not is better told by the driver. */
+    if (rc < 0)
+        rc = alloc_device(d, bytes, out);
+    pldi_cuda_leave(&visit);
+    return rc;
+}
+
+/* 1: it was NCCL's. */
+static int free_by_nccl(struct pldi_cuda *d, void *memory)
+{
+    struct pldi_cuda_arena **at = &d->arenas;
+    struct pldi_cuda_arena *arena;
+
+    (void)pthread_mutex_lock(&d->lock);
+    while (*at != NULL && (*at)->memory != memory)
+        at = &(*at)->next;
+    arena = *at;
+    if (arena != NULL)
+        *at = arena->next;
+    (void)pthread_mutex_unlock(&d->lock);
+    if (arena == NULL)
+        return 0;
+    (void)d->nccl.mem_free(memory);
+    d->host->free(arena);
+    return 1;
+}
+
 /* Returns the driver's type of memory, 0 for what it does not know. */
 static int type_of(const struct pldi_cuda *d, const void *memory)
 {
@@ -65,13 +123,15 @@ static int type_of(const struct pldi_cuda *d, const void *memory)
 
 void pldi_cuda_free(pld_device *device, void *memory)
 {
-    const struct pldi_cuda *d = pldi_cuda_of(device);
+    struct pldi_cuda *d = pldi_cuda_of(device);
     struct pldi_cuda_visit visit;
 
     if (memory == NULL)
         return;
     visit = pldi_cuda_enter(d);
-    if (type_of(d, memory) == PLDI_CU_MEMORY_HOST)
+    if (free_by_nccl(d, memory))
+        ; /* not the driver's */
+    else if (type_of(d, memory) == PLDI_CU_MEMORY_HOST)
         (void)d->cu.free_host(memory);
     else
         (void)d->cu.free(address(memory));

@@ -267,6 +267,7 @@ static void close_device(pld_device *device)
         pldi_cuda_module_close(&d->module);
         (void)d->cu.context_release(d->device);
     }
+    (void)pthread_mutex_destroy(&d->lock);
     d->host->free(d);
 }
 
@@ -280,6 +281,7 @@ static int open_device(const struct pldi_plugin_host *host, const struct pldi_de
         return PLD_ERR_NOMEM;
     d->head.ops = &pldi_cuda_ops;
     d->host = host;
+    (void)pthread_mutex_init(&d->lock, NULL);
     rc = start(d, wish);
     if (rc < 0) {
         close_device(&d->head);
@@ -314,6 +316,7 @@ const struct pldi_device_ops pldi_cuda_ops = {
     .close = close_device,
     .get_info = get_info,
     .alloc = pldi_cuda_alloc,
+    .alloc_arena = pldi_cuda_alloc_arena,
     .free = pldi_cuda_free,
     .where = pldi_cuda_where,
     .free_bytes = pldi_cuda_free_bytes,

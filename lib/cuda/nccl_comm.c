@@ -17,7 +17,13 @@
 
 #include "cuda/cuda_device.h"
 
-enum { MAX_REGISTERED = 64, CLOSE_SECONDS = 10, ABORT_SECONDS = 10, KNOWS_SHARING = 23000 };
+enum { CLOSE_SECONDS = 10, ABORT_SECONDS = 10, KNOWS_SHARING = 23000 };
+
+struct registered {
+    struct registered *next;
+    const void *memory;
+    void *handle;
+};
 
 struct pldi_comm {
     struct pldi_cuda *device;
@@ -26,8 +32,7 @@ struct pldi_comm {
     struct pldi_comm *parent; /* that is being split to make this one; or NULL */
     struct pldi_comm *part;   /* its counterpart */
     pldi_nccl_comm nobody;    /* for NCCL to write what a rank without color gets */
-    int n_registered;
-    void *registered[MAX_REGISTERED];
+    struct registered *registered;
 };
 
 static int code_of(int code)
@@ -184,21 +189,55 @@ static int poll(struct pldi_comm *comm)
     return poll_raw(comm->device, comm->raw);
 }
 
+static int can_register(const pld_device *device)
+{
+    const struct pldi_nccl *n = &pldi_cuda_of(device)->nccl;
+
+    return n->register_buffer != NULL && n->deregister_buffer != NULL;
+}
+
 static int register_memory(struct pldi_comm *comm, void *memory, size_t bytes)
 {
     const struct pldi_cuda *d = comm->device;
+    struct registered *r = d->host->alloc(1, sizeof(*r), "registered memory");
     struct pldi_cuda_visit visit;
-    void *handle = NULL;
     int rc;
 
-    if (comm->n_registered == MAX_REGISTERED)
-        return PLD_OK; /* only a matter of speed */
+    if (r == NULL)
+        return PLD_ERR_NOMEM;
     visit = pldi_cuda_enter(d);
-    rc = begun(d, d->nccl.register_buffer(comm->raw, memory, bytes, &handle), "registering memory");
+    rc = begun(d, d->nccl.register_buffer(comm->raw, memory, bytes, &r->handle),
+               "registering memory");
     pldi_cuda_leave(&visit);
-    if (rc == PLD_OK && handle != NULL)
-        comm->registered[comm->n_registered++] = handle;
-    return rc;
+    if (rc < 0) {
+        d->host->free(r);
+        return rc;
+    }
+    r->memory = memory;
+    r->next = comm->registered;
+    comm->registered = r;
+    return PLD_OK;
+}
+
+/* NCCL gives no handle where it has been told not to register anything. */
+static void deregister_memory(struct pldi_comm *comm, const void *memory)
+{
+    const struct pldi_cuda *d = comm->device;
+    struct registered **at = &comm->registered;
+    struct registered *r;
+    struct pldi_cuda_visit visit;
+
+    while (*at != NULL && (*at)->memory != memory)
+        at = &(*at)->next;
+    r = *at;
+    if (r == NULL)
+        return;
+    *at = r->next;
+    visit = pldi_cuda_enter(d);
+    if (r->handle != NULL)
+        (void)d->nccl.deregister_buffer(comm->raw, r->handle);
+    pldi_cuda_leave(&visit);
+    d->host->free(r);
 }
 
 static int dtype_of(pld_dtype dtype)
@@ -346,6 +385,12 @@ static int share(pld_device *device, int rank)
 
 static void release(struct pldi_comm *comm)
 {
+    while (comm->registered != NULL) {
+        struct registered *r = comm->registered;
+
+        comm->registered = r->next;
+        comm->device->host->free(r);
+    }
     comm->device->host->free(comm);
 }
 
@@ -371,9 +416,12 @@ static void *abort_one(void *argument)
     return NULL;
 }
 
-static int is_whole(const struct pldi_comm *comm)
+/* Those that are being split off end with their parents. */
+static void leave_parts(struct pldi_comm **comms, size_t n)
 {
-    return comm != NULL && comm->parent == NULL;
+    for (size_t i = 0; i < n; i++)
+        if (comms[i] != NULL && comms[i]->parent != NULL)
+            comms[i] = NULL;
 }
 
 static void abort_all(struct pldi_comm **comms, size_t n)
@@ -382,12 +430,13 @@ static void abort_all(struct pldi_comm **comms, size_t n)
     pthread_t threads[16];
     enum { AT_ONCE = sizeof(threads) / sizeof(threads[0]) };
 
+    leave_parts(comms, n);
     for (size_t begin = 0; begin < n; begin += AT_ONCE) {
         const size_t some = n - begin < AT_ONCE ? n - begin : AT_ONCE;
         int started[AT_ONCE] = {0};
 
         for (size_t i = 0; i < some; i++)
-            started[i] = is_whole(comms[begin + i]) &&
+            started[i] = comms[begin + i] != NULL &&
                          pthread_create(&threads[i], NULL, abort_one, comms[begin + i]) == 0;
         (void)clock_gettime(CLOCK_REALTIME, &end);
         end.tv_sec += ABORT_SECONDS;
@@ -432,8 +481,8 @@ static int close_comm(struct pldi_comm **comm)
     c = *comm;
     d = c->device;
     visit = pldi_cuda_enter(d);
-    for (int i = 0; i < c->n_registered; i++)
-        (void)d->nccl.deregister_buffer(c->raw, c->registered[i]);
+    while (c->registered != NULL)
+        deregister_memory(c, c->registered->memory);
     rc = begun(d, d->nccl.finalize(c->raw), "closing a communicator");
     if (rc == PLD_OK)
         rc = settle(c);
@@ -458,7 +507,9 @@ const struct pldi_comm_ops pldi_nccl_ops = {
     .can_split = can_split,
     .split = split,
     .poll = poll,
+    .can_register = can_register,
     .register_memory = register_memory,
+    .deregister_memory = deregister_memory,
     .enqueue = enqueue,
     .group_begin = group_begin,
     .group_end = group_end,

@@ -150,8 +150,14 @@ struct pldi_comm_ops {
     /** 1: nothing is under way on the host's side; 0: something is; or the error that ended it.
      *  Only queries: a watchdog may call it beside everything else. */
     int (*poll)(struct pldi_comm *comm);
-    /** Memory that operations will use again and again; it must outlive the communicator. */
+    /** Whether there is register_memory(). */
+    int (*can_register)(const pld_device *device);
+    /** Memory that operations will use again and again, until it is deregistered, which it is
+     *  before it is freed, or the communicator ends.  If one rank's memory is registered, that
+     *  of all ranks in the same operations must be.  Refusal does the communicator no harm. */
     int (*register_memory)(struct pldi_comm *comm, void *memory, size_t bytes);
+    /** NULL or unknown is fine.  No operation may use it. */
+    void (*deregister_memory)(struct pldi_comm *comm, const void *memory);
     int (*enqueue)(struct pldi_comm *comm, const struct pldi_comm_call *call, pld_stream stream);
     /** Calls between the two are one launch.  end() begins what poll() tells the end of. */
     int (*group_begin)(pld_device *device);
@@ -175,6 +181,8 @@ struct pldi_device_ops {
     void (*close)(pld_device *device);
     void (*get_info)(const pld_device *device, pld_device_info *out);
     int (*alloc)(pld_device *device, size_t bytes, pld_mem_kind kind, void **out);
+    /** Of the device, as NCCL wants memory to be that is registered; else as alloc() does. */
+    int (*alloc_arena)(pld_device *device, size_t bytes, void **out);
     void (*free)(pld_device *device, void *memory);
     pld_mem_kind (*where)(pld_device *device, const void *memory);
     int (*free_bytes)(pld_device *device, uint64_t *out);
@@ -242,6 +250,7 @@ struct pld_device {
     const struct pldi_comm_ops *comm; /**< NULL: NCCL was not found; see comm_note() */
     int sharing;                      /**< the core's: ranks that use this GPU */
     int family;                       /**< the core's: parts of a communicator use its resources */
+    int registers;                    /**< the core's: arenas are registered with communicators */
 };
 
 /** What PLDI_PLUGIN_SYMBOL returns. */
@@ -271,6 +280,9 @@ int pldi_device_check_stream(pld_device *device, const char *call, pld_stream st
 
 /** Zeroed memory of the device, in the order of `stream`; the sentence names `what`. */
 int pldi_device_zeros(pld_device *device, size_t count, size_t bytes, const char *what,
+                      pld_stream stream, void **out);
+/** The same, to be registered with communicators if they do that. */
+int pldi_device_arena(pld_device *device, size_t count, size_t bytes, const char *what,
                       pld_stream stream, void **out);
 
 /**

@@ -37,7 +37,7 @@ static int fail(int code, const char *what)
     return pldi_fail(code, "%s: %s", what, reason);
 }
 
-int pldi_device_zeros(pld_device *device, size_t count, size_t bytes, const char *what,
+static int make_zeros(pld_device *device, size_t count, size_t bytes, int arena, const char *what,
                       pld_stream stream, void **out)
 {
     void *memory = NULL;
@@ -47,7 +47,8 @@ int pldi_device_zeros(pld_device *device, size_t count, size_t bytes, const char
     if (__builtin_mul_overflow(count, bytes, &total))
         return pldi_fail(PLD_ERR_DEVMEM, "%s: %zu times %zu bytes are more than a device holds",
                          what, count, bytes);
-    rc = device->ops->alloc(device, total, PLD_MEM_DEVICE, &memory);
+    rc = arena ? device->ops->alloc_arena(device, total, &memory)
+               : device->ops->alloc(device, total, PLD_MEM_DEVICE, &memory);
     if (rc == PLD_OK)
         rc = device->ops->fill(device, memory, 0, total, stream);
     if (rc < 0) {
@@ -57,4 +58,16 @@ int pldi_device_zeros(pld_device *device, size_t count, size_t bytes, const char
     }
     *out = memory;
     return PLD_OK;
+}
+
+int pldi_device_zeros(pld_device *device, size_t count, size_t bytes, const char *what,
+                      pld_stream stream, void **out)
+{
+    return make_zeros(device, count, bytes, 0, what, stream, out);
+}
+
+int pldi_device_arena(pld_device *device, size_t count, size_t bytes, const char *what,
+                      pld_stream stream, void **out)
+{
+    return make_zeros(device, count, bytes, device->registers, what, stream, out);
 }

@@ -20,6 +20,7 @@
 #include "base/base_hash.h"
 #include "base/base_mem.h"
 #include "base/base_opts.h"
+#include "coll/coll_mem.h"
 #include "device/device.h"
 #include "dp/dp_plan.h"
 #include "health/health_site.h"
@@ -369,10 +370,40 @@ static int alloc_memory(pld_dp *dp)
     for (int d = 0; d < PLDI_PARAM_DTYPES && pld_group_size(dp->group) > 1; d++) {
         if (dp->plan.scratch[d] == 0)
             continue;
-        PLDI_TRY(pldi_params_alloc(dp->params, dp->plan.scratch[d], pld_dtype_bytes((pld_dtype)d),
-                                   "bucket scratch", &dp->scratch[d]));
+        PLDI_TRY(pldi_params_alloc_arena(dp->params, dp->plan.scratch[d],
+                                         pld_dtype_bytes((pld_dtype)d), "bucket scratch",
+                                         &dp->scratch[d]));
     }
     return PLD_OK;
+}
+
+/* What buckets are in, all of them in place: gradients, and copies of those that are not polder's.
+ * Not the halves, whose sums pass through other memory; nor values, which are broadcast once, and
+ * which callers may pass to operations of their own. */
+static int register_memory(pld_dp *dp)
+{
+    struct pldi_region regions[2 * PLDI_PARAM_DTYPES];
+
+    size_t n = 0;
+
+    for (int d = 0; d < PLDI_PARAM_DTYPES; d++) {
+        const struct pldi_arena *arena = pldi_params_arena(dp->params, (pld_dtype)d);
+        const size_t bytes = pld_dtype_bytes((pld_dtype)d);
+
+        if (d == PLD_F16 || d == PLD_BF16)
+            continue;
+        regions[n++] = (struct pldi_region){arena->grad, arena->count * bytes};
+        regions[n++] = (struct pldi_region){dp->scratch[d], dp->plan.scratch[d] * bytes};
+    }
+    return pldi_group_register(dp->group, regions, n);
+}
+
+static void unregister_memory(const pld_dp *dp)
+{
+    for (int d = 0; d < PLDI_PARAM_DTYPES; d++) {
+        pldi_group_unregister(dp->group, pldi_params_arena(dp->params, (pld_dtype)d)->grad);
+        pldi_group_unregister(dp->group, dp->scratch[d]);
+    }
 }
 
 static int check_params(pld_params *params)
@@ -424,6 +455,8 @@ int pld_dp_create(pld_params *params, const pld_dp_opts *opts, pld_dp **out)
     }
     rc = pldi_params_same(params, rc, rc < 0 ? 0 : pldi_hash64(&dp->opts, sizeof(dp->opts)),
                           "pld_dp_opts");
+    if (rc == PLD_OK)
+        rc = pld_agree(pld_mesh_world(pldi_params_mesh(params)), register_memory(dp));
     if (rc < 0) {
         pld_dp_destroy(&dp);
         return rc;
@@ -444,6 +477,7 @@ void pld_dp_destroy(pld_dp **dp)
         (void)pld_request_wait_all((size_t)d->plan.count, d->requests);
     if (pldi_params_reducer(d->params) == d)
         pldi_params_set_reducer(d->params, NULL, NULL);
+    unregister_memory(d);
     for (int i = 0; i < PLDI_PARAM_DTYPES; i++)
         pldi_params_free(d->params, d->scratch[i]);
     if (d->device != NULL)

@@ -55,6 +55,9 @@ pld_stream pldi_params_stream(const pld_params *params);
  *  reach directly.  NOMEM, DEVMEM, DEVICE; the sentence names `what`. */
 int pldi_params_alloc(const pld_params *params, size_t count, size_t bytes, const char *what,
                       void **out);
+/** The same, of what is reduced between ranks, and registered for that. */
+int pldi_params_alloc_arena(const pld_params *params, size_t count, size_t bytes, const char *what,
+                            void **out);
 /** NULL is fine. */
 void pldi_params_free(const pld_params *params, void *memory);
 

@@ -274,7 +274,7 @@ static int alloc_arenas(pld_params *params)
         if (arena->count == 0)
             continue;
         PLDI_TRY(pldi_params_alloc(params, arena->count, bytes, "tensors", &arena->value));
-        PLDI_TRY(pldi_params_alloc(params, arena->count, bytes, "gradients", &arena->grad));
+        PLDI_TRY(pldi_params_alloc_arena(params, arena->count, bytes, "gradients", &arena->grad));
     }
     return PLD_OK;
 }

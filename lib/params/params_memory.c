@@ -29,6 +29,14 @@ int pldi_params_alloc(const pld_params *params, size_t count, size_t bytes, cons
     return *out == NULL ? PLD_ERR_NOMEM : PLD_OK;
 }
 
+int pldi_params_alloc_arena(const pld_params *params, size_t count, size_t bytes, const char *what,
+                            void **out)
+{
+    if (params->device != NULL)
+        return pldi_device_arena(params->device, count, bytes, what, params->stream, out);
+    return pldi_params_alloc(params, count, bytes, what, out);
+}
+
 void pldi_params_free(const pld_params *params, void *memory)
 {
     if (params->device != NULL)

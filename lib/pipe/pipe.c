@@ -162,6 +162,28 @@ static int meet(pld_pipe *p)
     return rc < 0 ? rc : pldi_pipe_lane_meet(&p->edges[PLDI_IN_B], &p->edges[PLDI_OUT_B]);
 }
 
+/* Before ranks meet, so that the connections made there can do without copies. */
+static int register_edges(pld_pipe *p)
+{
+    int verdict = PLD_OK;
+
+    for (int l = 0; l < PLDI_LANES_OF_PIPE && p->lanes[l].device != NULL; l++) {
+        struct pldi_region regions[PLDI_WAYS];
+        size_t n = 0;
+        int rc;
+
+        for (int w = 0; w < PLDI_WAYS; w++) {
+            const struct pldi_pipe_edge *e = &p->edges[w];
+
+            if (e->lane == &p->lanes[l] && e->memory != NULL)
+                regions[n++] = (struct pldi_region){e->memory, (size_t)e->slots * e->stride};
+        }
+        rc = pldi_group_register(p->lanes[l].group, regions, n);
+        verdict = verdict < 0 ? verdict : rc;
+    }
+    return verdict;
+}
+
 /* What ranks find out together; the verdict of each exchange is that of its group. */
 static int join(pld_pipe *p, pld_mesh *mesh, const pld_schedule *schedule)
 {
@@ -173,6 +195,7 @@ static int join(pld_pipe *p, pld_mesh *mesh, const pld_schedule *schedule)
     PLDI_TRY(pld_agree(world, pldi_group_split_host(axis, 0, pld_group_rank(axis), &p->group)));
     PLDI_TRY(pld_agree(world, open_lanes(p, mesh)));
     PLDI_TRY(pld_agree(world, open_edges(p, schedule)));
+    PLDI_TRY(pld_agree(world, register_edges(p)));
     return pld_agree(world, meet(p));
 }
 

@@ -23,6 +23,7 @@
 #include "base/base_mem.h"
 #include "base/base_opts.h"
 #include "coll/coll_break.h"
+#include "coll/coll_mem.h"
 #include "device/device.h"
 #include "schedule/schedule.h"
 
@@ -96,7 +97,7 @@ int pldi_pipe_lane_edge_open(struct pldi_pipe_edge *edge)
         PLDI_TRY(ops->event_create(edge->lane->device, 0, &edge->filled[i]));
         PLDI_TRY(ops->event_create(edge->lane->device, 0, &edge->emptied[i]));
     }
-    rc = pldi_device_zeros(edge->lane->device, (size_t)edge->slots, edge->stride,
+    rc = pldi_device_arena(edge->lane->device, (size_t)edge->slots, edge->stride,
                            "messages between stages", edge->lane->stream, &memory);
     edge->memory = memory;
     return rc;
@@ -110,6 +111,7 @@ void pldi_pipe_lane_edge_close(struct pldi_pipe_edge *edge)
         ops->event_destroy(edge->lane->device, &edge->filled[i]);
         ops->event_destroy(edge->lane->device, &edge->emptied[i]);
     }
+    pldi_group_unregister(edge->lane->group, edge->memory);
     ops->free(edge->lane->device, edge->memory);
     pldi_free(edge->filled);
     pldi_free(edge->emptied);

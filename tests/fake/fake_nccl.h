@@ -12,7 +12,8 @@
  *
  * Environment
  *   FAKE_NCCL_VERSION=22809   functions and rules go by it.  libnccl.so.2 in the folder old/
- *                             is one of 2.20.5, which lacks ncclCommRevoke.
+ *                             is one of 2.20.5, which lacks ncclCommRevoke; that in bare/ also
+ *                             lacks ncclCommSplit, ncclCommRegister and ncclMemAlloc.
  *   FAKE_NCCL_SLOTS=n         operations that a device does at a time, default 1.  Which is next
  *                             is the host's order with NCCL_LAUNCH_ORDER_IMPLICIT=1 from 2.26
  *                             on; else whichever is ready first in its stream, so that
@@ -41,6 +42,8 @@
  * in calls of one communicator, a call while the last one is in progress, abort while another
  * thread is in a call, destroy with work outstanding, more after finalize or revoke.
  * Memory that a device cannot reach is ncclInvalidArgument.
+ * The handle of a part is written when the split is over, also of a rank without color.  With
+ * splitShare, whoever shares resources with a communicator that is aborted is unusable.
  * A send is not over before its receive; counts that differ between ranks hang or mix up data.
  */
 #ifndef FAKE_NCCL_H
@@ -62,6 +65,13 @@ FAKE_EXPORT unsigned long fake_nccl_calls(const char *symbol);
 
 /** Communicators that were neither destroyed nor aborted. */
 FAKE_EXPORT unsigned long fake_nccl_live(void);
+
+/**
+ * Memory, in the process: "registered": buffers that are now; "dropped": that went with their
+ * communicator, so far; "stale": that were freed before they were deregistered, so far;
+ * "allocated": bytes of ncclMemAlloc() now.  ULONG_MAX for anything else.
+ */
+FAKE_EXPORT unsigned long fake_nccl_memory(const char *what);
 
 /** Instead of FAKE_NCCL_FAULT; counts go on. */
 FAKE_EXPORT void fake_nccl_fault(const char *list);

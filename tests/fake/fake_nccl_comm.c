@@ -58,7 +58,7 @@ void fake_comm_put(struct ncclComm *comm)
         struct fake_registration *r = comm->registrations;
 
         comm->registrations = r->next;
-        free(r);
+        fake_registration_drop(r);
     }
     free(comm);
 }
@@ -315,6 +315,17 @@ static bool must_wait(const struct ncclComm *c)
     return yes;
 }
 
+static void abort_family(struct ncclComm *comm)
+{
+    for (struct ncclComm *c = comms; c != NULL; c = c->next) {
+        if (c->family != comm->family)
+            continue;
+        atomic_store(&c->aborted, true);
+        if (c != comm && c->async == 0)
+            c->async = PLDI_NCCL_INTERNAL_ERROR;
+    }
+}
+
 int ncclCommAbort(pldi_nccl_comm comm)
 {
     const struct timespec nap = {0, 100000};
@@ -327,7 +338,7 @@ int ncclCommAbort(pldi_nccl_comm comm)
     else if (held_by_other(comm))
         rc = fake_nccl_say(PLDI_NCCL_INVALID_USAGE, "ncclCommAbort: another thread is in a call");
     else
-        atomic_store(&comm->aborted, true);
+        abort_family(comm);
     fake_nccl_unlock();
     if (rc != PLDI_NCCL_SUCCESS)
         return rc;

@@ -77,6 +77,8 @@ struct fake_premul {
 
 struct fake_registration {
     struct fake_registration *next;
+    const void *buffer;
+    size_t bytes;
 };
 
 struct ncclComm {
@@ -84,7 +86,9 @@ struct ncclComm {
     unsigned refs;
     int rank, size, device;
     bool blocking, finalized, revoked;
-    atomic_bool aborted; /* or revoked: what runs ends without result */
+    bool share;           /* parts use its resources: */
+    unsigned long family; /* all of one family end with one that is aborted */
+    atomic_bool aborted;  /* or revoked: what runs ends without result */
     char path[FAKE_MAX_PATH];
     struct fake_board *board;
     int async;         /* the error it died of */
@@ -126,6 +130,8 @@ int fake_comm_advance(struct ncclComm *comm);
 int fake_comm_begin(struct ncclComm *comm, enum fake_job job);
 /** Do it to its end. */
 int fake_comm_settle(struct ncclComm *comm);
+/** A registration goes with its communicator.  With the lock held. */
+void fake_registration_drop(struct fake_registration *registration);
 /** Whether another communicator has an operation on the device.  With the lock held. */
 bool fake_ops_run_beside(const struct ncclComm *comm);
 

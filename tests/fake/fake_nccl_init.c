@@ -175,6 +175,18 @@ static int check_init(int size, const struct pldi_nccl_id *id, int rank)
     return PLDI_NCCL_SUCCESS;
 }
 
+/* splitShare is about the parts that a communicator will have. */
+static void inherit(struct ncclComm *c, const struct ncclComm *parent,
+                    const struct pldi_nccl_config *config)
+{
+    static unsigned long families;
+
+    c->share = parent != NULL && parent->share;
+    if (config != NULL && config->split_share != INT_MIN)
+        c->share = config->split_share == 1;
+    c->family = parent != NULL && parent->share ? parent->family : ++families;
+}
+
 /* A failed blocking call leaves nothing behind. */
 static int done(struct ncclComm *made, pldi_nccl_comm *out, int rc)
 {
@@ -202,6 +214,7 @@ int ncclCommInitRankConfig(pldi_nccl_comm *comm, int size, struct pldi_nccl_id i
         rc = blocking_of(config, true, &blocking);
     if (rc == PLDI_NCCL_SUCCESS) {
         c = fake_comm_new(rank, size, fake_cuda_current(), blocking);
+        inherit(c, NULL, config);
         memcpy(c->path, id.bytes + sizeof(magic), sizeof(c->path));
         *comm = c;
     }
@@ -287,6 +300,7 @@ int fake_split_advance(struct ncclComm *comm)
     return fake_split_end(comm, rc);
 }
 
+#ifndef FAKE_NCCL_BARE
 static int prepare_split(struct ncclComm *comm, int color, int key, pldi_nccl_comm *out,
                          const struct pldi_nccl_config *config)
 {
@@ -302,6 +316,7 @@ static int prepare_split(struct ncclComm *comm, int color, int key, pldi_nccl_co
     comm->child_out = out;
     if (color != PLDI_NCCL_NO_COLOR) {
         comm->child = fake_comm_new(0, 1, comm->device, blocking);
+        inherit(comm->child, comm, config);
         comm->child->parent = comm;
         comm->child->job = FAKE_CHILD;
     }
@@ -329,3 +344,4 @@ int ncclCommSplit(pldi_nccl_comm comm, int color, int key, pldi_nccl_comm *out,
         fake_comm_leave(comm);
     return rc;
 }
+#endif

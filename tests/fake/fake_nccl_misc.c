@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -220,7 +221,84 @@ int ncclRedOpDestroy(int op, pldi_nccl_comm comm)
     return rc;
 }
 
-/* ---- Registered memory ---- */
+/* ---- Memory ---- */
+
+struct block {
+    struct block *next;
+    void *memory;
+    size_t bytes;
+};
+
+static struct block *blocks; /* of ncclMemAlloc() */
+static unsigned long registered, dropped, stale;
+
+unsigned long fake_nccl_memory(const char *what)
+{
+    unsigned long n = ULONG_MAX;
+
+    fake_nccl_lock();
+    if (strcmp(what, "registered") == 0)
+        n = registered;
+    else if (strcmp(what, "dropped") == 0)
+        n = dropped;
+    else if (strcmp(what, "stale") == 0)
+        n = stale;
+    else if (strcmp(what, "allocated") == 0) {
+        n = 0;
+        for (const struct block *b = blocks; b != NULL; b = b->next)
+            n += b->bytes;
+    }
+    fake_nccl_unlock();
+    return n;
+}
+
+void fake_registration_drop(struct fake_registration *registration)
+{
+    registered--;
+    dropped++;
+    free(registration);
+}
+
+#ifndef FAKE_NCCL_BARE
+int ncclMemAlloc(void **out, size_t bytes)
+{
+    pldi_cu_pointer pointer = 0;
+    struct block *b;
+
+    FAKE_NCCL_COUNT(ncclMemAlloc);
+    *out = NULL;
+    if (cuMemAlloc_v2(&pointer, bytes) != 0)
+        return PLDI_NCCL_CUDA_ERROR;
+    b = fake_nccl_alloc(1, sizeof(*b));
+    fake_nccl_lock();
+    *b = (struct block){blocks, (void *)(uintptr_t)pointer, bytes};
+    blocks = b;
+    fake_nccl_unlock();
+    *out = b->memory;
+    return PLDI_NCCL_SUCCESS;
+}
+
+int ncclMemFree(void *memory)
+{
+    struct block **at = &blocks;
+    struct block *b;
+
+    FAKE_NCCL_COUNT(ncclMemFree);
+    fake_nccl_lock();
+    while (*at != NULL && (*at)->memory != memory)
+        at = &(*at)->next;
+    b = *at;
+    if (b != NULL)
+        *at = b->next;
+    else
+        (void)fake_nccl_say(PLDI_NCCL_INVALID_ARGUMENT, "ncclMemFree: not of ncclMemAlloc");
+    fake_nccl_unlock();
+    if (b == NULL)
+        return PLDI_NCCL_INVALID_ARGUMENT;
+    free(b);
+    return cuMemFree_v2((pldi_cu_pointer)(uintptr_t)memory) == 0 ? PLDI_NCCL_SUCCESS
+                                                                 : PLDI_NCCL_CUDA_ERROR;
+}
 
 static int add_registration(struct ncclComm *c, const void *buffer, size_t bytes, void **handle)
 {
@@ -234,8 +312,9 @@ static int add_registration(struct ncclComm *c, const void *buffer, size_t bytes
         return fake_nccl_say(PLDI_NCCL_INVALID_ARGUMENT,
                              "ncclCommRegister: %zu bytes are not a device's", bytes);
     r = fake_nccl_alloc(1, sizeof(*r));
-    r->next = c->registrations;
+    *r = (struct fake_registration){c->registrations, buffer, bytes};
     c->registrations = r;
+    registered++;
     *handle = r;
     return PLDI_NCCL_SUCCESS;
 }
@@ -258,6 +337,7 @@ int ncclCommDeregister(pldi_nccl_comm comm, void *handle)
 {
     int rc = fake_comm_enter(comm, "ncclCommDeregister");
     struct fake_registration **at;
+    struct fake_registration *r;
 
     FAKE_NCCL_COUNT(ncclCommDeregister);
     if (rc != PLDI_NCCL_SUCCESS)
@@ -266,13 +346,17 @@ int ncclCommDeregister(pldi_nccl_comm comm, void *handle)
     at = &comm->registrations;
     while (*at != NULL && *at != handle)
         at = &(*at)->next;
-    if (*at == NULL)
+    r = *at;
+    if (r == NULL)
         rc = fake_nccl_say(PLDI_NCCL_INVALID_ARGUMENT, "ncclCommDeregister: not a handle");
     else {
-        *at = (*at)->next;
-        free(handle);
+        *at = r->next;
+        registered--;
+        stale += !fake_cuda_reachable(r->buffer, r->bytes);
+        free(r);
     }
     fake_nccl_unlock();
     leave(comm);
     return rc;
 }
+#endif
