@@ -265,9 +265,9 @@ static void describe_device(const struct bench_run *run)
     if (gpu == NULL)
         return;
     pld_device_get_info(gpu, &info);
-    (void)printf("# GPU of rank 0: %s, %s, driver for CUDA %d.%d, NCCL %d, %d ranks on it\n",
+    (void)printf("# GPU of rank 0: %s, %s, driver for CUDA %d.%d, NCCL %d, %d ranks on it%s%s\n",
                  info.name, info.pci, info.driver / 1000, info.driver % 1000 / 10, info.nccl,
-                 info.sharing);
+                 info.sharing, info.nic[0] != '\0' ? ", nearest port " : "", info.nic);
 }
 
 static int measure_all(struct bench_run *run)

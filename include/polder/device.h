@@ -65,6 +65,8 @@ typedef struct {
     int driver;  /**< CUDA version of the driver, 12040 for 12.4 */
     int nccl;    /**< 22809 for 2.28.9; 0: no usable NCCL was found */
     int sharing; /**< ranks of this node that use the same GPU, this one included */
+    char
+        nic[24]; /**< nearest InfiniBand or RoCE device with a port that is up; "": none is known */
 } pld_device_info;
 
 PLD_API void pld_device_get_info(const pld_device *device, pld_device_info *out);

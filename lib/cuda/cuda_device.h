@@ -71,20 +71,6 @@ int pldi_cuda_load(const struct pldi_plugin_host *host, struct pldi_cu *out);
 /** Load libnccl.so.2, or say in nccl_note why not. */
 void pldi_nccl_load(struct pldi_cuda *device);
 
-/** One GPU as seen when ranks are dealt out to them. */
-struct pldi_cuda_gpu {
-    char pci[16];
-    unsigned char cpus[128]; /**< bit per processor that is near; all 0: not known */
-};
-
-/**
- * Deal the node's ranks out to GPUs: each rank in turn takes, of those that the fewest have
- * taken, the one that shares most processors with it; of equals the first.  Pure, so that
- * all ranks come to the same result.  @return the GPU of `local_rank`
- */
-int pldi_cuda_choose(const struct pldi_cuda_gpu *gpus, int n_gpus, const unsigned char *cpus,
-                     size_t cpus_bytes, int local_size, int local_rank);
-
 /* The parts of pldi_device_ops. */
 int pldi_cuda_alloc(pld_device *device, size_t bytes, pld_mem_kind kind, void **out);
 int pldi_cuda_alloc_arena(pld_device *device, size_t bytes, void **out);

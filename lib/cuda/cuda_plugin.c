@@ -10,14 +10,13 @@
 #include <polder/export.h>
 #include <polder/version.h>
 
-#include <ctype.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "cuda/cuda_device.h"
 
-enum { MAX_GPUS = 64, MAX_TEXT = 512 };
+enum { MAX_TEXT = 512 };
 
 struct pldi_cuda_visit pldi_cuda_enter(const struct pldi_cuda *device)
 {
@@ -69,33 +68,6 @@ int pldi_cuda_fail(const struct pldi_cuda *device, int code, const char *format,
                               text != NULL ? text : "no text");
 }
 
-/* The processors near a PCI device, as the kernel lists them: "00000000,0000ffff". */
-static void read_cpus(const char *pci, unsigned char *cpus, size_t bytes)
-{
-    char path[128];
-    char text[1024] = "";
-    size_t bit = 0;
-    FILE *f;
-
-    (void)snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/local_cpus", pci);
-    f = fopen(path, "re");
-    if (f == NULL)
-        return;
-    (void)fgets(text, sizeof(text), f);
-    (void)fclose(f);
-    for (size_t i = strlen(text); i-- > 0;) {
-        const char digit = text[i];
-        unsigned value;
-
-        if (!isxdigit((unsigned char)digit))
-            continue;
-        value = (unsigned)(digit <= '9' ? digit - '0' : (digit | 0x20) - 'a' + 10);
-        if (bit / 8 < bytes)
-            cpus[bit / 8] |= (unsigned char)(value << bit % 8);
-        bit += 4;
-    }
-}
-
 /* CUDA's form has upper case and people leave the domain out; the kernel's does neither. */
 static void set_pci(char out[16], const char *text)
 {
@@ -113,55 +85,74 @@ static void set_pci(char out[16], const char *text)
                    function & 0xfU);
 }
 
-static int look_at(const struct pldi_cuda *d, int ordinal, struct pldi_cuda_gpu *out)
+static int pci_of(const struct pldi_cuda *d, int ordinal, char out[PLDI_PCI_BYTES])
 {
     pldi_cu_device device = 0;
     char text[32] = "";
 
     PLDI_CUDA_TRY(d, d->cu.device_get(&device, ordinal), "looking at GPU %d", ordinal);
     PLDI_CUDA_TRY(d, d->cu.device_pci(text, sizeof(text), device), "looking at GPU %d", ordinal);
-    set_pci(out->pci, text);
-    read_cpus(out->pci, out->cpus, sizeof(out->cpus));
+    set_pci(out, text);
     return PLD_OK;
 }
 
-static int by_pci(const struct pldi_cuda *d, const struct pldi_cuda_gpu *gpus, int n,
-                  const char *wanted, int *ordinal)
+static int count(const struct pldi_cuda *d, int *n)
 {
-    char pci[16];
-
-    set_pci(pci, wanted);
-    for (int g = 0; g < n; g++) {
-        if (strcmp(gpus[g].pci, pci) == 0) {
-            *ordinal = g;
-            return PLD_OK;
-        }
-    }
-    return d->host->fail(PLD_ERR_UNSUPPORTED,
-                         "no GPU with PCI id '%s' among the %d that this process sees", wanted, n);
-}
-
-static int choose(const struct pldi_cuda *d, const struct pldi_device_wish *wish, int *ordinal)
-{
-    struct pldi_cuda_gpu gpus[MAX_GPUS] = {0};
-    int n = 0;
-
-    PLDI_CUDA_TRY(d, d->cu.device_count(&n), "counting GPUs");
-    if (n == 0)
+    PLDI_CUDA_TRY(d, d->cu.device_count(n), "counting GPUs");
+    if (*n == 0)
         return d->host->fail(PLD_ERR_UNSUPPORTED,
                              "there is no NVIDIA GPU, or CUDA_VISIBLE_DEVICES hides it");
-    n = n < MAX_GPUS ? n : MAX_GPUS;
-    for (int g = 0; g < n; g++) {
-        const int rc = look_at(d, g, &gpus[g]);
-
-        if (rc < 0)
-            return rc;
-    }
-    if (wish->pci != NULL)
-        return by_pci(d, gpus, n, wish->pci, ordinal);
-    *ordinal =
-        pldi_cuda_choose(gpus, n, wish->cpus, wish->cpus_bytes, wish->local_size, wish->local_rank);
     return PLD_OK;
+}
+
+static int by_pci(const struct pldi_cuda *d, const char *wanted, int *ordinal)
+{
+    char pci[PLDI_PCI_BYTES];
+    char its[PLDI_PCI_BYTES];
+    int n = 0;
+    int rc = count(d, &n);
+
+    set_pci(pci, wanted);
+    for (int g = 0; g < n && rc == PLD_OK; g++) {
+        *ordinal = g;
+        rc = pci_of(d, g, its);
+        if (rc == PLD_OK && strcmp(its, pci) == 0)
+            return PLD_OK;
+    }
+    return rc < 0 ? rc
+                  : d->host->fail(PLD_ERR_UNSUPPORTED,
+                                  "no GPU with PCI id '%s' among the %d that this process sees",
+                                  wanted, n);
+}
+
+static int list(const struct pldi_cuda *d, const char *wanted, char (*pcis)[PLDI_PCI_BYTES],
+                int most, int *n)
+{
+    int first = 0;
+    int rc = wanted != NULL ? by_pci(d, wanted, &first) : count(d, n);
+
+    if (rc < 0)
+        return rc;
+    *n = wanted != NULL ? 1 : *n < most ? *n : most;
+    for (int g = 0; g < *n && rc == PLD_OK; g++)
+        rc = pci_of(d, first + g, pcis[g]);
+    return rc;
+}
+
+static int list_devices(const struct pldi_plugin_host *host, const char *wanted,
+                        char (*pcis)[PLDI_PCI_BYTES], int most, int *n)
+{
+    struct pldi_cuda *d = host->alloc(1, sizeof(*d), "a GPU");
+    int rc;
+
+    if (d == NULL)
+        return PLD_ERR_NOMEM;
+    d->host = host;
+    rc = pldi_cuda_load(host, &d->cu);
+    if (rc == PLD_OK)
+        rc = list(d, wanted, pcis, most, n);
+    host->free(d);
+    return rc;
 }
 
 static void set_uuid(char out[48], const struct pldi_cu_uuid *uuid)
@@ -189,13 +180,11 @@ static int fill_info(struct pldi_cuda *d, int ordinal)
 {
     pld_device_info *info = &d->info;
     struct pldi_cu_uuid uuid = {{0}};
-    struct pldi_cuda_gpu gpu = {0};
     size_t bytes = 0;
-    const int rc = look_at(d, ordinal, &gpu);
+    const int rc = pci_of(d, ordinal, info->pci);
 
     if (rc < 0)
         return rc;
-    memcpy(info->pci, gpu.pci, sizeof(info->pci));
     info->ordinal = ordinal;
     info->sharing = 1;
     PLDI_CUDA_TRY(d, d->cu.device_get(&d->device, ordinal), "opening");
@@ -236,14 +225,14 @@ static int load_kernels(struct pldi_cuda *d)
     return rc;
 }
 
-static int start(struct pldi_cuda *d, const struct pldi_device_wish *wish)
+static int start(struct pldi_cuda *d, const char *pci)
 {
     struct pldi_cuda_visit visit;
     int ordinal = 0;
     int rc = pldi_cuda_load(d->host, &d->cu);
 
     if (rc == PLD_OK)
-        rc = choose(d, wish, &ordinal);
+        rc = by_pci(d, pci, &ordinal);
     if (rc == PLD_OK)
         rc = fill_info(d, ordinal);
     if (rc < 0)
@@ -271,8 +260,7 @@ static void close_device(pld_device *device)
     d->host->free(d);
 }
 
-static int open_device(const struct pldi_plugin_host *host, const struct pldi_device_wish *wish,
-                       pld_device **out)
+static int open_device(const struct pldi_plugin_host *host, const char *pci, pld_device **out)
 {
     struct pldi_cuda *d = host->alloc(1, sizeof(*d), "a GPU");
     int rc;
@@ -282,7 +270,7 @@ static int open_device(const struct pldi_plugin_host *host, const struct pldi_de
     d->head.ops = &pldi_cuda_ops;
     d->host = host;
     (void)pthread_mutex_init(&d->lock, NULL);
-    rc = start(d, wish);
+    rc = start(d, pci);
     if (rc < 0) {
         close_device(&d->head);
         return rc;
@@ -358,7 +346,8 @@ PLD_API const struct pldi_plugin *pldi_plugin_cuda(void);
 
 const struct pldi_plugin *pldi_plugin_cuda(void)
 {
-    static const struct pldi_plugin plugin = {PLDI_PLUGIN_ABI, PLD_VERSION, open_device};
+    static const struct pldi_plugin plugin = {PLDI_PLUGIN_ABI, PLD_VERSION, list_devices,
+                                              open_device};
 
     return &plugin;
 }

@@ -37,14 +37,8 @@ struct pldi_plugin_host {
     void (*free)(void *memory);
 };
 
-/** Which GPU. */
-struct pldi_device_wish {
-    int local_rank; /**< among the ranks of the node */
-    int local_size;
-    const char *pci; /**< wanted: its PCI id; NULL: by local rank and nearness to the rank's cpus */
-    const unsigned char *cpus; /**< [local_size][cpus_bytes], bit per processor a rank may run on */
-    size_t cpus_bytes;
-};
+/** Of PCI ids, as pld_device_info has them; of names of InfiniBand devices. */
+enum { PLDI_PCI_BYTES = 16, PLDI_NIC_BYTES = 24 };
 
 /** A piece of device memory. */
 struct pldi_range {
@@ -251,22 +245,30 @@ struct pld_device {
     int sharing;                      /**< the core's: ranks that use this GPU */
     int family;                       /**< the core's: parts of a communicator use its resources */
     int registers;                    /**< the core's: arenas are registered with communicators */
+    char nic[PLDI_NIC_BYTES];         /**< the core's, as in pld_device_info */
 };
 
 /** What PLDI_PLUGIN_SYMBOL returns. */
 struct pldi_plugin {
     uint32_t abi;
     const char *version; /**< pld_version() of the build */
-    /** PLD_ERR_UNSUPPORTED, with the reason: no driver, none that is new enough, no GPU. */
-    int (*open)(const struct pldi_plugin_host *host, const struct pldi_device_wish *wish,
-                pld_device **out);
+    /** PCI ids of the GPUs that this process sees, in the driver's order, at most `most`; of the
+     *  wanted one alone unless NULL, in whatever form people write it.  PLD_ERR_UNSUPPORTED, with
+     *  the reason: no driver, none that is new enough, no GPU. */
+    int (*list)(const struct pldi_plugin_host *host, const char *wanted,
+                char (*pcis)[PLDI_PCI_BYTES], int most, int *n);
+    /** One of them.  PLD_ERR_UNSUPPORTED likewise. */
+    int (*open)(const struct pldi_plugin_host *host, const char *pci, pld_device **out);
 };
 
 /**
- * Find the plugin, check its version and open the GPU.  PLD_ERR_UNSUPPORTED if any of it
- * is not there, with one sentence that says what and where it was looked for.
+ * Find the plugin, check its version and open the GPU, NULL: the first.  PLD_ERR_UNSUPPORTED if any
+ * of it is not there, with one sentence that says what and where it was looked for.
  */
-int pldi_device_open(const struct pldi_device_wish *wish, pld_device **out);
+int pldi_device_open(const char *pci, pld_device **out);
+
+/** The plugin's list(), with the same errors. */
+int pldi_device_list(const char *wanted, char (*pcis)[PLDI_PCI_BYTES], int most, int *n);
 
 /** NULL is fine. */
 void pldi_device_close(pld_device **device);

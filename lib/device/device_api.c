@@ -3,6 +3,8 @@
 
 /* The public calls: what is wrong with the arguments is said here, the rest is the plugin's. */
 
+#include <stdio.h>
+
 #include "base/base_err.h"
 #include "device/device.h"
 
@@ -10,6 +12,7 @@ void pld_device_get_info(const pld_device *device, pld_device_info *out)
 {
     device->ops->get_info(device, out);
     out->sharing = device->sharing;
+    (void)snprintf(out->nic, sizeof(out->nic), "%s", device->nic);
 }
 
 int pld_device_alloc(pld_device *device, size_t bytes, pld_mem_kind kind, void **out)

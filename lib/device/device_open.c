@@ -66,12 +66,10 @@ static int check(const struct pldi_plugin *plugin, const char *path)
                      plugin->abi, PLD_VERSION, PLDI_PLUGIN_ABI);
 }
 
-int pldi_device_open(const struct pldi_device_wish *wish, pld_device **out)
+static int find(const struct pldi_plugin **out)
 {
-    static const struct pldi_plugin_host host = {pldi_fail, pldi_alloc, pldi_free};
     char path[MAX_PATH];
     void *library = load(path, sizeof(path));
-    const struct pldi_plugin *plugin;
     entry *enter;
     void *symbol;
 
@@ -85,9 +83,31 @@ int pldi_device_open(const struct pldi_device_wish *wish, pld_device **out)
         return pldi_fail(PLD_ERR_UNSUPPORTED, "%s is no plugin of polder: it has no %s()", path,
                          PLDI_PLUGIN_SYMBOL);
     memcpy(&enter, &symbol, sizeof(enter));
-    plugin = enter();
-    PLDI_TRY(check(plugin, path));
-    PLDI_TRY(plugin->open(&host, wish, out));
+    *out = enter();
+    return check(*out, path);
+}
+
+static const struct pldi_plugin_host host = {pldi_fail, pldi_alloc, pldi_free};
+
+int pldi_device_list(const char *wanted, char (*pcis)[PLDI_PCI_BYTES], int most, int *n)
+{
+    const struct pldi_plugin *plugin = NULL;
+
+    *n = 0;
+    PLDI_TRY(find(&plugin));
+    return plugin->list(&host, wanted, pcis, most, n);
+}
+
+int pldi_device_open(const char *pci, pld_device **out)
+{
+    const struct pldi_plugin *plugin = NULL;
+    char first[1][PLDI_PCI_BYTES];
+    int n = 0;
+
+    PLDI_TRY(find(&plugin));
+    if (pci == NULL)
+        PLDI_TRY(plugin->list(&host, NULL, first, 1, &n));
+    PLDI_TRY(plugin->open(&host, pci != NULL ? pci : first[0], out));
     (*out)->sharing = 1;
     return PLD_OK;
 }

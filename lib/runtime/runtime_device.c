@@ -10,6 +10,7 @@
 #include "base/base_err.h"
 #include "base/base_mem.h"
 #include "device/device.h"
+#include "topo/topo_gpu.h"
 
 enum wish { HOST, AUTO, GPU };
 
@@ -47,33 +48,119 @@ static int agree_wish(pld_group *world, int code, enum wish wish)
     return PLD_OK;
 }
 
-/* The processors of the node's ranks, by local rank. */
-static unsigned char *node_cpus(const struct pldi_place *places, int size, int rank, int local_size)
-{
-    const size_t bytes = sizeof(places[0].cpus);
-    unsigned char *cpus = pldi_alloc((size_t)local_size, bytes, "the processors of the node");
-    int local = 0;
+/* The GPUs that a rank sees. */
+struct seen {
+    int32_t n;
+    uint32_t id[PLDI_TOPO_GPUS];
+};
 
-    for (int r = 0; cpus != NULL && r < size && local < local_size; r++)
-        if (strcmp(places[r].host, places[rank].host) == 0)
-            memcpy(cpus + (size_t)local++ * bytes, places[r].cpus, bytes);
-    return cpus;
+static int list_mine(const char *pci, struct seen *out)
+{
+    char texts[PLDI_TOPO_GPUS][PLDI_PCI_BYTES];
+    int n = 0;
+
+    PLDI_TRY(pldi_device_list(pci, texts, PLDI_TOPO_GPUS, &n));
+    for (int g = 0; g < n; g++)
+        out->id[g] = pldi_topo_pci_pack(texts[g]);
+    out->n = n;
+    return PLD_OK;
+}
+
+/* The node's GPUs and ranks, and which rank sees which. */
+struct dealing {
+    struct pldi_gpu_place gpus[PLDI_TOPO_GPUS];
+    struct pldi_gpu_rank *ranks; /* [local_size] */
+    int n_gpus, n_ranks;
+};
+
+/* In the order of their ids, whatever the order in which ranks see them. */
+static void add_gpus(struct dealing *d, const struct seen *seen)
+{
+    for (int i = 0; i < seen->n; i++) {
+        int at = d->n_gpus;
+
+        for (int g = 0; g < d->n_gpus; g++)
+            at = d->gpus[g].id == seen->id[i] ? -1 : at;
+        if (at < 0 || at == PLDI_TOPO_GPUS)
+            continue;
+        for (; at > 0 && d->gpus[at - 1].id > seen->id[i]; at--)
+            d->gpus[at] = d->gpus[at - 1];
+        d->gpus[at] = (struct pldi_gpu_place){.id = seen->id[i]};
+        d->n_gpus++;
+    }
+}
+
+static void add_rank(struct dealing *d, const struct seen *seen, const unsigned char *cpus)
+{
+    struct pldi_gpu_rank *r = &d->ranks[d->n_ranks++];
+
+    r->cpus = cpus;
+    for (int g = 0; g < d->n_gpus; g++)
+        for (int i = 0; i < seen->n; i++)
+            r->visible |= (uint64_t)(d->gpus[g].id == seen->id[i]) << g;
+}
+
+static int is_near(const struct pldi_place *places, int a, int b)
+{
+    return strcmp(places[a].host, places[b].host) == 0;
+}
+
+/* Every rank deals for the whole node, and takes what falls to itself. */
+static int deal(const struct seen *all, const struct pldi_place *places, int rank, int size,
+                const struct pldi_node *node, struct pldi_gpu_place *mine)
+{
+    struct dealing *d = pldi_alloc(1, sizeof(*d), "the GPUs of the node");
+
+    if (d != NULL)
+        d->ranks = pldi_alloc((size_t)node->local_size, sizeof(*d->ranks), "the ranks of the node");
+    if (d == NULL || d->ranks == NULL) {
+        pldi_free(d);
+        return PLD_ERR_NOMEM;
+    }
+    for (int r = 0; r < size; r++)
+        if (is_near(places, r, rank))
+            add_gpus(d, &all[r]);
+    for (int g = 0; g < d->n_gpus; g++)
+        pldi_topo_pci_look(&d->gpus[g]);
+    for (int r = 0; r < size && d->n_ranks < node->local_size; r++)
+        if (is_near(places, r, rank))
+            add_rank(d, &all[r], places[r].cpus);
+    pldi_topo_deal(d->gpus, d->n_gpus, d->ranks, d->n_ranks);
+    *mine = d->gpus[d->ranks[node->local_rank].gpu];
+    pldi_free(d->ranks);
+    pldi_free(d);
+    return PLD_OK;
+}
+
+/* Collective. */
+static int choose(pld_group *world, const char *pci, const struct pldi_place *places,
+                  const struct pldi_node *node, struct pldi_gpu_place *out)
+{
+    const int size = pld_group_size(world);
+    const int rank = pld_group_rank(world);
+    struct seen *all = pldi_alloc((size_t)size, sizeof(*all), "the ranks' GPUs");
+    int rc = all == NULL ? PLD_ERR_NOMEM : list_mine(pci, &all[rank]);
+
+    rc = pld_agree(world, rc);
+    if (rc == PLD_OK)
+        rc = pld_allgather(world, &all[rank], all, sizeof(*all), PLD_U8, NULL);
+    if (rc == PLD_OK)
+        rc = deal(all, places, rank, size, node, out);
+    pldi_free(all);
+    return rc;
 }
 
 static int open_mine(pld_group *world, const char *pci, const struct pldi_place *places,
                      const struct pldi_node *node, pld_device **out)
 {
-    unsigned char *cpus =
-        node_cpus(places, pld_group_size(world), pld_group_rank(world), node->local_size);
-    const struct pldi_device_wish wish = {.local_rank = node->local_rank,
-                                          .local_size = node->local_size,
-                                          .pci = pci,
-                                          .cpus = cpus,
-                                          .cpus_bytes = sizeof(places[0].cpus)};
-    const int rc = cpus == NULL ? PLD_ERR_NOMEM : pldi_device_open(&wish, out);
+    struct pldi_gpu_place mine = {0};
+    char text[PLDI_PCI_BYTES];
 
-    pldi_free(cpus);
-    return rc;
+    PLDI_TRY(choose(world, pci, places, node, &mine));
+    pldi_topo_pci_text(mine.id, text);
+    PLDI_TRY(pldi_device_open(text, out));
+    (void)snprintf((*out)->nic, sizeof((*out)->nic), "%s", mine.nic);
+    return PLD_OK;
 }
 
 /* Ranks that have this one's GPU, whichever node they pretend to be on. */

@@ -2,8 +2,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * The one file that knows hwloc.  Devices are left out of the topology: finding them
- * takes longer than all the rest, and nobody here asks for them.
+ * This and topo_pci.c are the files that know hwloc.  Devices are left out of the topology: finding
+ * them takes longer than all the rest, and only who wants a GPU asks for them.
  */
 
 #include <hwloc.h>

@@ -191,11 +191,8 @@ static int timed(struct bench *b, const struct row *row, double *seconds)
 
 static int open_all(struct bench *b)
 {
-    static const unsigned char cpus[128] = {1};
-    const struct pldi_device_wish wish = {
-        .local_size = 1, .cpus = cpus, .cpus_bytes = sizeof(cpus)};
     void *memory = NULL;
-    int rc = pldi_device_open(&wish, &b->gpu);
+    int rc = pldi_device_open(NULL, &b->gpu);
 
     rc = rc < 0 ? rc : pld_stream_create(b->gpu, 0, &b->stream);
     rc = rc < 0 ? rc : pld_event_create(b->gpu, 1, &b->begin);

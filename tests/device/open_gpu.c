@@ -29,7 +29,8 @@ int main(int argc, char **argv)
         printf("%d: host %s\n", rank, pld_runtime_device_note(rt));
     } else {
         pld_device_get_info(pld_runtime_device(rt), &info);
-        printf("%d: %s sharing %d nccl %d\n", rank, info.pci, info.sharing, info.nccl);
+        printf("%d: %s sharing %d nccl %d%s%s\n", rank, info.pci, info.sharing, info.nccl,
+               info.nic[0] != '\0' ? " port " : "", info.nic);
     }
     rc = pld_allreduce(pld_runtime_world(rt), &sum, &sum, 1, PLD_I64, PLD_SUM, NULL);
     if (rc < 0 || sum != pld_runtime_size(rt))

@@ -9,7 +9,7 @@ PLD_API const struct pldi_plugin *pldi_plugin_cuda(void);
 
 const struct pldi_plugin *pldi_plugin_cuda(void)
 {
-    static const struct pldi_plugin plugin = {PLDI_PLUGIN_ABI, "0.0.0", NULL};
+    static const struct pldi_plugin plugin = {PLDI_PLUGIN_ABI, "0.0.0", NULL, NULL};
 
     return &plugin;
 }

@@ -409,11 +409,8 @@ static void test_comm(void)
 
 static int open_all(void)
 {
-    static const unsigned char cpus[128] = {1};
-    const struct pldi_device_wish wish = {
-        .local_size = 1, .cpus = cpus, .cpus_bytes = sizeof(cpus)};
     void *memory;
-    int rc = pldi_device_open(&wish, &gpu);
+    int rc = pldi_device_open(NULL, &gpu);
 
     rc = rc < 0 ? rc : pld_stream_create(gpu, 0, &stream);
     for (int b = 0; b < BUFFERS && rc == 0; b++) {

@@ -32,7 +32,7 @@ FOREIGN = {
     r"hdf5\.h|H5\w+\.h": r"ckpt/ckpt_hdf5\w*\.[ch]",
     r"zstd\.h": r"ckpt/ckpt_codec\.c|ckpt/ckpt_hdf5\w*\.c",
     r"jansson\.h": r"ckpt/ckpt_json\.c|meter/meter\w*\.c",
-    r"hwloc\.h": r"topo/topo_machine\.c",
+    r"hwloc\.h|hwloc/\w+\.h": r"topo/topo_(machine|pci)\.c",
     r"xxhash\.h": r"base/base_hash\.c",
 }
 INCLUDE = re.compile(r'\s*#\s*include\s+(["<])([\w./]+)[">]')
