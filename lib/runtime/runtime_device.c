@@ -132,35 +132,41 @@ static int deal(const struct seen *all, const struct pldi_place *places, int ran
     return PLD_OK;
 }
 
-/* Collective. */
-static int choose(pld_group *world, const char *pci, const struct pldi_place *places,
-                  const struct pldi_node *node, struct pldi_gpu_place *out)
+/* all: [size]; collective. */
+static int gather_seen(pld_group *world, const char *pci, struct seen *all)
 {
-    const int size = pld_group_size(world);
-    const int rank = pld_group_rank(world);
-    struct seen *all = pldi_alloc((size_t)size, sizeof(*all), "the ranks' GPUs");
-    int rc = all == NULL ? PLD_ERR_NOMEM : list_mine(pci, &all[rank]);
+    struct seen *mine = all == NULL ? NULL : &all[pld_group_rank(world)];
 
-    rc = pld_agree(world, rc);
-    if (rc == PLD_OK)
-        rc = pld_allgather(world, &all[rank], all, sizeof(*all), PLD_U8, NULL);
-    if (rc == PLD_OK)
-        rc = deal(all, places, rank, size, node, out);
-    pldi_free(all);
-    return rc;
+    PLDI_TRY(pld_agree(world, all == NULL ? PLD_ERR_NOMEM : list_mine(pci, mine)));
+    return pld_allgather(world, mine, all, sizeof(*all), PLD_U8, NULL);
 }
 
-static int open_mine(pld_group *world, const char *pci, const struct pldi_place *places,
+static int open_mine(const struct seen *all, const struct pldi_place *places, int rank, int size,
                      const struct pldi_node *node, pld_device **out)
 {
     struct pldi_gpu_place mine = {0};
     char text[PLDI_PCI_BYTES];
 
-    PLDI_TRY(choose(world, pci, places, node, &mine));
+    PLDI_TRY(deal(all, places, rank, size, node, &mine));
     pldi_topo_pci_text(mine.id, text);
     PLDI_TRY(pldi_device_open(text, out));
     (void)snprintf((*out)->nic, sizeof((*out)->nic), "%s", mine.nic);
     return PLD_OK;
+}
+
+/* Collective, with the same code on all ranks. */
+static int open_all(pld_group *world, const char *pci, const struct pldi_place *places,
+                    const struct pldi_node *node, pld_device **out)
+{
+    const int size = pld_group_size(world);
+    const int rank = pld_group_rank(world);
+    struct seen *all = pldi_alloc((size_t)size, sizeof(*all), "the ranks' GPUs");
+    int rc = gather_seen(world, pci, all);
+
+    if (rc == PLD_OK)
+        rc = pld_agree(world, open_mine(all, places, rank, size, node, out));
+    pldi_free(all);
+    return rc;
 }
 
 /* Ranks that have this one's GPU, whichever node they pretend to be on. */
@@ -195,7 +201,7 @@ int pldi_runtime_device_open(pld_group *world, const char *wanted, const struct 
     PLDI_TRY(agree_wish(world, rc, wish));
     if (wish == HOST)
         return PLD_OK;
-    rc = pld_agree(world, open_mine(world, pci, places, node, &device));
+    rc = open_all(world, pci, places, node, &device);
     if (rc == PLD_OK)
         rc = count_sharing(world, device);
     if (rc == PLD_OK) {
