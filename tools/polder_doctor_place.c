@@ -311,11 +311,39 @@ static void check_gpu(const struct doctor_place *p, int size, int rank,
             rank, p[rank].gpu, p[rank].gpu_numa, p[rank].nic, p[rank].nic_numa, p[rank].host);
 }
 
+/* The port nearest to each rank of a host, and what makes the rank use it: said, never set. */
+static void check_ports(const struct doctor_place *p, int size, int first,
+                        struct doctor_report *report)
+{
+    char list[DOCTOR_TEXT / 2] = "";
+    char fix[DOCTOR_TEXT];
+    size_t length = 0;
+    int differ = 0;
+
+    for (int r = first; r < size && length < sizeof(list); r++) {
+        if (strcmp(p[r].host, p[first].host) != 0 || p[r].nic[0] == '\0')
+            continue;
+        differ |= strcmp(p[r].nic, p[first].nic) != 0;
+        length += (size_t)snprintf(list + length, sizeof(list) - length, "%srank %d %s",
+                                   length > 0 ? ", " : "", r, p[r].nic);
+    }
+    if (length == 0)
+        return;
+    (void)snprintf(fix, sizeof(fix),
+                   "UCX_NET_DEVICES=%s:1 for rank %d, and so on; NCCL looks for the nearest by "
+                   "itself, NCCL_IB_HCA==%s:1 makes it take that",
+                   p[first].nic, first, p[first].nic);
+    doctor_find(report, DOCTOR_OK, "ports", differ ? fix : "", "Nearest ports on %s: %s%s.",
+                p[first].host, list, length < sizeof(list) ? "" : " ...");
+}
+
 void doctor_place_job(const struct doctor_place *p, int size, struct doctor_report *report)
 {
     for (int r = 0; r < size; r++) {
-        if (is_first_of_host(p, r))
+        if (is_first_of_host(p, r)) {
             check_processors(p, size, r, report);
+            check_ports(p, size, r, report);
+        }
         check_gpu(p, size, r, report);
         if (strcmp(p[r].version, p[0].version) != 0)
             doctor_find(report, DOCTOR_ERROR, "version", "the same LD_LIBRARY_PATH on all hosts",
