@@ -109,6 +109,10 @@ PLD_API int pld_group_size(const pld_group *group);
  * Cut a group into disjoint ones: ranks with the same color form a group,
  * ordered by key, then by rank in the parent.  Collective over `parent`.
  *
+ * If the parent is connected by NCCL, so are the parts that have more than one rank: theirs is
+ * split off.  That waits for what the parent has in streams.  If it fails, all ranks get the
+ * error, and the parent connects itself again at its next collective operation.
+ *
  * @param color  0 or more; negative: this rank joins none, and *out becomes NULL
  * @param out    receives the new group; caller destroys it
  */

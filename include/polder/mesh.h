@@ -53,7 +53,8 @@ PLD_API int pld_mesh_parse(const char *text, int ranks, int sizes[PLD_AXES]);
 /**
  * Arrange all ranks of the runtime.  Collective over them; PLD_ERR_ARG as
  * above, PLD_ERR_MISMATCH (ranks pass different texts), PLD_ERR_NOMEM,
- * PLD_ERR_TRANSPORT.
+ * PLD_ERR_TRANSPORT.  With GPUs and NCCL it connects the world and, by splitting that, the
+ * axes (pld_group_connect()), with its errors.
  */
 PLD_API int pld_mesh_create(pld_runtime *runtime, const char *text, pld_mesh **out);
 
