@@ -13,6 +13,7 @@
 
 #include <dlfcn.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "coll_pattern.h" /* PATTERN_SLOW */
 
@@ -56,6 +57,20 @@ static inline unsigned long device_live_comms(void)
 
     memcpy(&live, &function, sizeof(live));
     return live();
+}
+
+/** Whether the program is about the NCCL without ncclCommSplit and its like: then the argument is
+ *  where libraries are, and it begins again with that, for meson has its own order of folders. */
+static inline int device_bare(int argc, char **argv)
+{
+    if (argc < 2)
+        return 0;
+    if (getenv("DEVICE_BARE") == NULL) {
+        (void)setenv("DEVICE_BARE", "1", 1);
+        (void)setenv("LD_LIBRARY_PATH", argv[1], 1);
+        (void)execv("/proc/self/exe", argv);
+    }
+    return dlsym(dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL), "ncclCommSplit") == NULL ? 1 : -1;
 }
 
 /** What is to go wrong from here on: lists as FAKE_CUDA_FAULT and FAKE_NCCL_FAULT; "": nothing. */
