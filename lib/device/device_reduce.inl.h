@@ -291,8 +291,7 @@ static void reduce_to(void *const *dsts, int n_dsts, const void *const *srcs, in
         const size_t n = count - start < block ? count - start : block;
 
         reduce_block(&out, &sources, start, n);
-        if (n_stream > 0)
-            fetch_next(&sources, start + n, count, bytes);
+        fetch_next(&sources, start + n, count, bytes);
         for (int d = 0; d < n_dsts; d++) {
             unsigned char *to = (unsigned char *)dsts[d] + start * bytes;
 
