@@ -34,7 +34,7 @@ def losses():
     for what, count, bound, env in [
             (["--dtype", "f32", "--microbatches", 2], STEPS, 1e-4, {}),
             (["--dtype", "bf16"], STEPS, BF16, {}),
-            (["--dtype", "bf16", "--microbatches", 2], 15, BF16, {"FAKE_CUDA_CAPABILITY": "80"})]:
+            (["--dtype", "bf16", "--microbatches", 2], 5, BF16, {"FAKE_CUDA_CAPABILITY": "80"})]:
         steps = job.train(1, *COMMON, "--steps", count, *CUDA, *what, env=env)
         text = " ".join(map(str, what)) + "".join(f" {k}={v}" for k, v in env.items())
         if job.ok(len(steps) == count, f"{text}: {len(steps)} of {count} steps"):

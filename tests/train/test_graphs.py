@@ -39,8 +39,7 @@ def same(a, b):
 
 def layouts():
     """Other orders of the streams, too."""
-    for dp, pp, dtype, parts in [(2, 1, "f32", 2), (2, 1, "bf16", 1), (1, 2, "f32", 4),
-                                 (1, 2, "bf16", 4), (2, 2, "bf16", 2)]:
+    for dp, pp, dtype, parts in [(2, 1, "f32", 2), (1, 2, "bf16", 4), (2, 2, "bf16", 2)]:
         layout = ["--dtype", dtype, "--microbatches", parts, "--mesh", f"dp={dp},pp={pp}"]
         off, _ = run(dp * pp, STEPS, *layout, env={"FAKE_CUDA_SEED": "2"})
         on, calls = run(dp * pp, STEPS, *layout, *ON, env={"FAKE_CUDA_SEED": "3"})
