@@ -94,7 +94,11 @@ static void test_visible(void)
     deals(&n, 2, 6, "1 1 1 0 0 0", "three on each, though half of them see one alone");
 }
 
-/* tests/device/machine.xml */
+/*
+ * tests/device/machine.xml: two NUMA nodes of two processors.  Node 0: GPU 1b with a port that is
+ * down, 2b with mlx5_0, each at a switch of one host bridge.  Node 1: 3b, 4b and mlx5_2 at one
+ * switch, mlx5_3 beside it.  (A comment in the file is more than hwloc reads without libxml2.)
+ */
 static void looks(const char *pci, unsigned cpus, const char *nic, enum pldi_near near)
 {
     struct pldi_gpu_place p = {.id = pldi_topo_pci_pack(pci)};
