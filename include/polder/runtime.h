@@ -66,7 +66,9 @@ typedef struct {
     void *context; /**< passed to both */
     /** Where tensors are: "cpu"; "cuda": this rank's GPU, or it is an error; "auto": the GPU,
      *  or the host if any rank has none, see pld_runtime_device_note().  "cuda:PCI-ID" asks for
-     *  a certain one.  NULL: environment POLDER_DEVICE, else "cpu". */
+     *  a certain one.  NULL: environment POLDER_DEVICE, else "cpu".  But for "cpu", variables
+     *  of NCCL are set that the environment has not (doc/cuda.md): as always with setenv(), no
+     *  other thread may read the environment meanwhile. */
     const char *device;
 } pld_runtime_opts;
 
