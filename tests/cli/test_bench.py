@@ -152,10 +152,17 @@ def overlap():
             int(row[0]) == r["size"] and all(abs(float(x) - r[k]) <= 0.0051 for x, k in zip(
                 row[1:], ("overall_us", "compute_us", "pure_us", "overlap_percent")))
             for row, r in zip(rows, results)), f"{name}: the JSON says the same: {rows}")
-        ok(all(r["overall_us"] > 0 and r["compute_us"] > 0 and near(
-            r["overlap_percent"], min(100, max(
-                0, 100 - 100 * (r["overall_us"] - r["compute_us"]) / r["pure_us"])), 1e-4)
+        ok(all(near(r["overlap_percent"], min(100, max(
+            0, 100 - 100 * (r["overall_us"] - r["compute_us"]) / r["pure_us"])), 1e-4)
             for r in results), f"{name}: the overlap follows from the times")
+        ok(any(computes(name) for _ in range(3)), f"{name}: the computation is part of the whole")
+
+
+def computes(name):
+    """Each is a median of its own, which other work on the machine may have disturbed."""
+    data = bench(2, name, "-b", "64K", "-e", "256K", "-f", "4", "-n", "5", "--overlap")[2]
+    return all(r["overall_us"] >= 0.5 * r["compute_us"] > 0
+               for r in data["results"] if not r["in_place"])
 
 
 def tune():

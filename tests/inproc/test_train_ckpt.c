@@ -87,13 +87,8 @@ static int body(pld_runtime *rt, void *context)
 
 static int run(struct trial *c, int on_device)
 {
-    const pld_runtime_opts opts = {PLD_OPTS(pld_runtime_opts), .timeout = 60,
-                                   .device = on_device ? "cuda" : NULL};
-
-    c->t.on_device = on_device;
-    c->t.own_stream = c->t.side = on_device;
     memset(c->t.value, 0, sizeof(c->t.value));
-    return inproc_run_with(c->t.ranks, body, c, &opts);
+    return train_run(&c->t, on_device, body, c);
 }
 
 static int remove_one(const char *path, const struct stat *about, int kind, struct FTW *where)

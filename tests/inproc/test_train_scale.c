@@ -85,12 +85,7 @@ static int body(pld_runtime *rt, void *context)
 
 static int run(struct trial *c, int on_device)
 {
-    const pld_runtime_opts opts = {PLD_OPTS(pld_runtime_opts), .timeout = 60,
-                                   .device = on_device ? "cuda" : NULL};
-
-    c->t.on_device = on_device;
-    c->t.own_stream = c->t.side = on_device;
-    return inproc_run_with(c->t.ranks, body, c, &opts);
+    return train_run(&c->t, on_device, body, c);
 }
 
 static struct trial *trial_new(const char *mesh, int ranks, pld_loss_scaling scaling, int poisoned)

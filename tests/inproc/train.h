@@ -363,6 +363,18 @@ static inline int train_step(struct train_rank *r, int step)
     return r->side == NULL ? 0 : train_order(r, r->stream, r->side);
 }
 
+/** `body` on all ranks, on their GPUs with both streams, or on the host. */
+static inline int train_run(struct train *t, int on_device, int (*body)(pld_runtime *, void *),
+                            void *context)
+{
+    const pld_runtime_opts opts = {PLD_OPTS(pld_runtime_opts), .timeout = 60,
+                                   .device = on_device ? "cuda" : NULL};
+
+    t->on_device = on_device;
+    t->own_stream = t->side = on_device;
+    return inproc_run_with(t->ranks, body, context, &opts);
+}
+
 /** Put the address of a function of the stand-in for the driver into *function; 0: that is not
  *  what is loaded. */
 static inline int train_fake(const char *name, void *function)
