@@ -135,6 +135,13 @@ struct pldi_item {
     size_t bytes;           /**< of one block */
 };
 
+/** Where an operation is. */
+enum pldi_home {
+    PLDI_NO_HOME = 0, /**< its caller's stack, or a part of something else */
+    PLDI_SPARE_HOME,  /**< it is its group's spare */
+    PLDI_KEPT_HOME    /**< memory that its group keeps for the next one */
+};
+
 struct pld_request {
     pld_group *group;
     enum pldi_kind kind;
@@ -174,9 +181,10 @@ struct pld_request {
     size_t n_counts;
 
     enum pldi_state state;
-    int done;  /**< guarded by the engine's lock */
-    int spare; /**< it is its group's spare */
-    int code;  /**< before the start: this rank's verdict; when done: the result */
+    int fresh;        /**< the engine counts it among those not begun */
+    _Atomic int done; /**< set last: by then nobody but its owner looks at it */
+    enum pldi_home home;
+    int code; /**< before the start: this rank's verdict; when done: the result */
     struct pldi_xfer xfer;
     size_t chunks, chunk_bytes;
     struct pldi_choice choice; /**< of the algorithm */

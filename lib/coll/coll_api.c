@@ -62,7 +62,7 @@ static int finish(pld_request *op)
     if (code < 0)
         (void)pldi_fail(code, "%s", op->text);
     pldi_free(op->memory);
-    if (!op->spare)
+    if (op->home == PLDI_KEPT_HOME)
         keep(op);
     return code;
 }
@@ -143,7 +143,7 @@ static int move_and_wait(const pld_request *filled)
     pld_request *op = &filled->group->spare;
 
     copy_operation(op, filled);
-    op->spare = 1;
+    op->home = PLDI_SPARE_HOME;
     return do_and_wait(op);
 }
 
@@ -161,9 +161,19 @@ static int take_part(pld_request *filled)
     return move_and_wait(filled);
 }
 
+/* One that was not begun. */
+static int drop(pld_request *filled, int code)
+{
+    pldi_staged_release(filled);
+    pldi_free(filled->memory);
+    if (filled->home == PLDI_KEPT_HOME)
+        keep(filled);
+    return code;
+}
+
 static int post_filled(pld_request *filled, const pld_coll_opts *opts)
 {
-    pld_request *op;
+    pld_request *op = filled;
     int rc = 1;
 
     if (filled->group->gpu != NULL)
@@ -174,19 +184,19 @@ static int post_filled(pld_request *filled, const pld_coll_opts *opts)
     if (filled->kind != PLDI_SEND && filled->kind != PLDI_RECV)
         pldi_op_number(filled, filled->group->sequence++);
     rc = pldi_coll_may(filled);
-    if (rc < 0) {
-        pldi_staged_release(filled);
-        pldi_free(filled->memory);
-        return rc;
-    }
-    if (filled->spare)
+    if (rc < 0)
+        return drop(filled, rc);
+    if (filled->home == PLDI_SPARE_HOME)
         return do_and_wait(filled);
     if (opts->request == NULL)
         return move_and_wait(filled);
-    op = take_kept(filled->group);
-    if (op == NULL)
-        return take_part(filled);
-    copy_operation(op, filled);
+    if (filled->home == PLDI_NO_HOME) {
+        op = take_kept(filled->group);
+        if (op == NULL)
+            return take_part(filled);
+        copy_operation(op, filled);
+        op->home = PLDI_KEPT_HOME;
+    }
     op->ticket = pldi_health_ticket(op->group->health);
     pldi_coll_called(op, pldi_ticks());
     *opts->request = op;
@@ -195,12 +205,31 @@ static int post_filled(pld_request *filled, const pld_coll_opts *opts)
 }
 
 /*
- * Where a call is filled in: one that waits, in the place where it will be.  With a GPU
- * that place is needed before, for what the ranks must agree on to use it.
+ * Where a call is filled in: in the place where it will be.  With a GPU that place is needed
+ * before, for what the ranks must agree on to use it, and it is where the caller has one.
  */
-static pld_request *place_for(pld_group *group, const pld_coll_opts *opts, pld_request *local)
+static pld_request *place_for(pld_group *group, const pld_coll_opts *opts, pld_request *callers)
 {
-    return opts->request == NULL && group->gpu == NULL ? &group->spare : local;
+    pld_request *kept;
+
+    if (group->gpu != NULL)
+        return callers;
+    if (opts->request == NULL)
+        return &group->spare;
+    kept = take_kept(group);
+    return kept != NULL ? kept : callers;
+}
+
+/* It was filled in there, or refused. */
+static int settle(pld_request *filled, const pld_request *callers, int code)
+{
+    if (filled == &filled->group->spare)
+        filled->home = PLDI_SPARE_HOME;
+    else if (filled != callers)
+        filled->home = PLDI_KEPT_HOME;
+    if (code < 0 && filled->home == PLDI_KEPT_HOME)
+        keep(filled);
+    return code;
 }
 
 /* Inlined: the address that it takes is that of the public function's caller. */
@@ -223,8 +252,7 @@ static inline __attribute__((always_inline)) int collective(const struct pldi_ca
     if (call->group == NULL)
         return pldi_fail(PLD_ERR_ARG, "%s: need group != NULL", call->name);
     r = place_for(call->group, &o, &local);
-    PLDI_TRY(pldi_call_fill(call, o.scale, r));
-    r->spare = r != &local;
+    PLDI_TRY(settle(r, &local, pldi_call_fill(call, o.scale, r)));
     return post(r, &o);
 }
 
@@ -433,8 +461,7 @@ int pld_allreduce_leaves(pld_group *group, const pld_leaf *leaves, size_t n, uin
     PLDI_TRY(pldi_call_opts(opts, &o));
     r = place_for(group, &o, &local);
     pldi_call_start(r, group, PLDI_LEAVES, NULL, recv, count, dtype);
-    PLDI_TRY(pldi_leaves_fill(r, leaves, n, total, op, o.scale));
-    r->spare = r != &local;
+    PLDI_TRY(settle(r, &local, pldi_leaves_fill(r, leaves, n, total, op, o.scale)));
     return post(r, &o);
 }
 
@@ -513,7 +540,7 @@ int pld_agree(pld_group *group, int code)
     PLDI_CHECK_ARG(group != NULL);
     r = &group->spare;
     pldi_call_start(r, group, PLDI_AGREE, NULL, NULL, 0, PLD_U8);
-    r->spare = 1;
+    r->home = PLDI_SPARE_HOME;
     r->code = code < 0 ? code : 0;
     if (code < 0)
         (void)snprintf(r->text, sizeof(r->text), "%s", pld_last_error());
@@ -547,7 +574,7 @@ int pld_send(pld_group *group, const void *buf, size_t count, pld_dtype dtype, i
     PLDI_TRY(pldi_call_check_buffer(__func__, "buf", buf, count, dtype));
     r = place_for(group, &o, &local);
     pldi_call_start(r, group, PLDI_SEND, buf, NULL, count, dtype);
-    r->spare = r != &local;
+    (void)settle(r, &local, PLD_OK);
     r->peer = dest;
     r->tag = tag;
     return post(r, &o);
@@ -566,7 +593,7 @@ int pld_recv(pld_group *group, void *buf, size_t count, pld_dtype dtype, int sou
     PLDI_TRY(pldi_call_check_buffer(__func__, "buf", buf, count, dtype));
     r = place_for(group, &o, &local);
     pldi_call_start(r, group, PLDI_RECV, NULL, buf, count, dtype);
-    r->spare = r != &local;
+    (void)settle(r, &local, PLD_OK);
     r->peer = source;
     r->tag = tag;
     return post(r, &o);

@@ -60,7 +60,7 @@ int pldi_gpu_judge(struct pldi_gpu_group *g, int wait)
 
         if (wait)
             pldi_engine_wait(engine, c->op);
-        else if (!pldi_engine_over(engine, c->op))
+        else if (!pldi_engine_over(c->op))
             break;
         if (rc == PLD_OK)
             rc = judge(c, g->group);

@@ -2,8 +2,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 
 /*
- * The lock guards the lists and the done flags, never a step: the driver lets go
- * of it while it moves data, so that posting never waits for a reduction.
+ * The lock guards the lists, never a step: the driver lets go of it while it moves data,
+ * so that posting never waits for a reduction.
  *
  * Posting appends; only the driver removes.  The list that it walks can
  * therefore grow at its end under its feet, and nothing else.
@@ -44,6 +44,7 @@ struct pldi_engine {
     pthread_cond_t wake; /* for the comm thread: there is work, and nobody waits for it */
     pld_request *first;  /* active operations, oldest first */
     _Atomic int active;
+    _Atomic int fresh; /* of them: not begun */
     _Atomic int driving;
     int waiters;
     int threads, spare, spin;
@@ -112,8 +113,16 @@ static void append(struct pldi_engine *e, pld_request *op)
     while (*list != NULL)
         list = &(*list)->active;
     op->active = NULL;
+    op->fresh = op->state == PLDI_NEW;
     *list = op;
     e->active++;
+    e->fresh += op->fresh;
+}
+
+static void set_begun(struct pldi_engine *e, pld_request *op)
+{
+    e->fresh -= op->fresh;
+    op->fresh = 0;
 }
 
 /* With the lock held: op is over; what stood behind it in its group takes its place. */
@@ -126,6 +135,7 @@ static void finish(struct pldi_engine *e, pld_request *op)
         list = &(*list)->active;
     *list = op->active;
     e->active--;
+    set_begun(e, op);
     if (group->first == op) {
         group->first = op->queued;
         if (group->first == NULL)
@@ -133,27 +143,37 @@ static void finish(struct pldi_engine *e, pld_request *op)
         else
             append(e, group->first);
     }
-    op->done = 1;
+    atomic_store_explicit(&op->done, 1, memory_order_release); /* and may be gone */
     pldi_door_ring(e->door);
 }
 
-/* With the lock held and driving = 1: one step; sets *next to what comes after op. */
-static int step(struct pldi_engine *e, pld_request *op, pld_request **next)
+/* By the driver: as pldi_op_step(), but 1 also where it failed, which the operation keeps. */
+static int advance(pld_request *op, int *moved)
 {
-    int moved = 0;
-    int rc;
+    const int rc = pldi_op_step(op, moved);
 
-    (void)pthread_mutex_unlock(&e->lock);
-    rc = pldi_op_step(op, &moved);
     if (rc < 0) {
         op->code = rc;
         (void)snprintf(op->text, sizeof(op->text), "%s", pld_last_error());
     }
+    return rc != 0;
+}
+
+/* By the driver, with the lock held: one step; sets *next to what comes after op. */
+static int step(struct pldi_engine *e, pld_request *op, pld_request **next)
+{
+    int moved = 0;
+    int over;
+
+    (void)pthread_mutex_unlock(&e->lock);
+    over = advance(op, &moved);
     (void)pthread_mutex_lock(&e->lock);
     *next = op->active;
-    if (rc != 0)
+    if (over)
         finish(e, op);
-    return moved || rc != 0;
+    else if (op->state != PLDI_NEW)
+        set_begun(e, op);
+    return moved || over;
 }
 
 /* 1: this thread drives from here on. */
@@ -189,6 +209,32 @@ static void release(struct pldi_engine *e)
 {
     atomic_store_explicit(&e->driving, NOBODY, memory_order_release);
     wake_others(e);
+}
+
+/*
+ * With the lock held: if op alone is under way, spin without taking the lock at each look.
+ * 1: something moved.
+ */
+static int spin_alone(struct pldi_engine *e, pld_request *op, int *tries)
+{
+    int over = 0;
+    int moved = 0;
+
+    if (!e->spin || *tries >= SPINS || e->first != op || op->active != NULL || !take(e))
+        return 0;
+    (void)pthread_mutex_unlock(&e->lock);
+    for (; *tries < SPINS && !over && !moved && e->active == 1; ++*tries) {
+        over = advance(op, &moved);
+        if (!over && !moved)
+            pldi_pause();
+    }
+    (void)pthread_mutex_lock(&e->lock);
+    if (over)
+        finish(e, op);
+    else if (op->state != PLDI_NEW)
+        set_begun(e, op);
+    release(e);
+    return over || moved;
 }
 
 /*
@@ -331,13 +377,37 @@ int pldi_engine_active(struct pldi_engine *engine)
     return active;
 }
 
+static int is_message(const pld_request *op)
+{
+    return op->kind == PLDI_SEND || op->kind == PLDI_RECV;
+}
+
+/*
+ * Without the lock: begin a message that is in nobody's way: those before it have begun, and
+ * nobody drives.  1: it is over, and never was in the list.
+ */
+static int begin_at_once(struct pldi_engine *e, pld_request *op)
+{
+    int moved = 0;
+    int over;
+
+    if (!is_message(op) || atomic_load_explicit(&e->fresh, memory_order_relaxed) > 0 || !take(e))
+        return 0;
+    over = advance(op, &moved);
+    pldi_engine_leave_quickly(e);
+    atomic_store_explicit(&op->done, over, memory_order_relaxed); /* nobody else knows of it */
+    return over;
+}
+
 void pldi_engine_post(struct pldi_engine *engine, pld_request *op, int background)
 {
     pld_group *group = op->group;
 
+    if (background && begin_at_once(engine, op))
+        return;
     (void)pthread_mutex_lock(&engine->lock);
     op->queued = NULL;
-    if (op->kind == PLDI_SEND || op->kind == PLDI_RECV) {
+    if (is_message(op)) {
         append(engine, op);
     } else if (group->last != NULL) {
         group->last->queued = op;
@@ -356,18 +426,25 @@ void pldi_engine_post(struct pldi_engine *engine, pld_request *op, int backgroun
     (void)pthread_mutex_unlock(&engine->lock);
 }
 
-void pldi_engine_wait(struct pldi_engine *engine, const pld_request *op)
+int pldi_engine_over(const pld_request *op)
+{
+    return atomic_load_explicit(&op->done, memory_order_acquire);
+}
+
+void pldi_engine_wait(struct pldi_engine *engine, pld_request *op)
 {
     int tries = 0;
 
+    if (pldi_engine_over(op))
+        return;
     (void)pthread_mutex_lock(&engine->lock);
     engine->waiters++;
-    while (!op->done) {
+    while (!pldi_engine_over(op)) {
         if (mark(engine)) {
             (void)pthread_cond_wait(&engine->turn, &engine->lock);
             continue;
         }
-        if (try_drive(engine, 0)) {
+        if (spin_alone(engine, op, &tries) || try_drive(engine, 0)) {
             tries = 0;
             continue;
         }
@@ -381,24 +458,13 @@ void pldi_engine_wait(struct pldi_engine *engine, const pld_request *op)
 
 int pldi_engine_test(struct pldi_engine *engine, const pld_request *op)
 {
-    int done;
-
+    if (pldi_engine_over(op))
+        return 1;
     (void)pthread_mutex_lock(&engine->lock);
-    if (!op->done)
+    if (!pldi_engine_over(op))
         (void)try_drive(engine, 0);
-    done = op->done;
     (void)pthread_mutex_unlock(&engine->lock);
-    return done;
-}
-
-int pldi_engine_over(struct pldi_engine *engine, const pld_request *op)
-{
-    int done;
-
-    (void)pthread_mutex_lock(&engine->lock);
-    done = op->done;
-    (void)pthread_mutex_unlock(&engine->lock);
-    return done;
+    return pldi_engine_over(op);
 }
 
 void pldi_engine_enter(struct pldi_engine *engine)

@@ -36,10 +36,10 @@ int pldi_engine_active(struct pldi_engine *engine);
 /** Hand an operation over.  background: nobody is about to wait for it. */
 void pldi_engine_post(struct pldi_engine *engine, pld_request *op, int background);
 
-void pldi_engine_wait(struct pldi_engine *engine, const pld_request *op);
+void pldi_engine_wait(struct pldi_engine *engine, pld_request *op);
 int pldi_engine_test(struct pldi_engine *engine, const pld_request *op);
 /** As test, but moves nothing on. */
-int pldi_engine_over(struct pldi_engine *engine, const pld_request *op);
+int pldi_engine_over(const pld_request *op);
 
 /** As enter, if no operation is under way and nobody drives: 1, else 0.  Without the lock. */
 int pldi_engine_try_enter(struct pldi_engine *engine);
