@@ -52,7 +52,7 @@ typedef struct {
     int check; /**< 1: as POLDER_CHECK=sync, see below; 0: as the environment says */
     /** Seconds from the call of an operation to its end, more than the longest that a rank
      *  lets others wait.  0: environment POLDER_TIMEOUT (where 0 is none), else 300; negative:
-     *  none. */
+     *  none.  See pld_runtime_set_timeout(). */
     double timeout;
     /** Folder for the recorder's files (see <polder/trace.h>), made if it is not there.  NULL:
      *  environment POLDER_TRACE_DIR, else none. */
@@ -155,6 +155,16 @@ PLD_API const char *pld_runtime_device_note(const pld_runtime *runtime);
  * The report of a deadline that passed, or "".  Belongs to the runtime.  Local, never fails.
  */
 PLD_API const char *pld_runtime_report(const pld_runtime *runtime);
+
+/**
+ * Another deadline from here on, also for operations under way: a long one while programs
+ * load data and compile, a short one once all ranks are in step.  Local; all ranks should
+ * call it, with the same value, for the first rank whose deadline passes gives up the job.
+ *
+ * @param timeout  seconds, as in pld_runtime_opts
+ * @return PLD_ERR_ARG: no such time
+ */
+PLD_API int pld_runtime_set_timeout(pld_runtime *runtime, double timeout);
 
 PLD_END_DECLS
 

@@ -160,6 +160,14 @@ static void init_locks(struct pldi_health *h)
     (void)pthread_mutexattr_destroy(&recursive);
 }
 
+void pldi_health_set_timeout(struct pldi_health *h, double seconds)
+{
+    const int64_t timeout = (int64_t)(seconds * 1e9);
+
+    atomic_store(&h->tick, timeout > 0 && timeout / 8 < SECOND / 5 ? timeout / 8 : SECOND / 5);
+    atomic_store(&h->timeout, timeout);
+}
+
 int pldi_health_create(int rank, int size, const struct pldi_health_opts *opts,
                        struct pldi_health **out, struct pldi_health_card *card)
 {
@@ -171,8 +179,7 @@ int pldi_health_create(int rank, int size, const struct pldi_health_opts *opts,
     init_locks(h);
     pldi_ticks_choose(NULL);
     h->opts = *opts;
-    h->timeout = (int64_t)(opts->timeout * 1e9);
-    h->tick = h->timeout > 0 && h->timeout / 8 < SECOND / 5 ? h->timeout / 8 : SECOND / 5;
+    pldi_health_set_timeout(h, opts->timeout);
     h->rank = rank;
     h->size = size;
     h->shm.fd = h->listener = -1;

@@ -69,6 +69,9 @@ struct pldi_health_call {
     const char *name;
 };
 
+/** The deadline of this rank's operations, also of those under way, from here on. */
+void pldi_health_set_timeout(struct pldi_health *health, double seconds);
+
 /** Local.  The ring, and the card of this rank. */
 int pldi_health_create(int rank, int size, const struct pldi_health_opts *opts,
                        struct pldi_health **out, struct pldi_health_card *card);

@@ -33,7 +33,7 @@ struct pldi_site_key {
 struct pldi_health {
     struct pldi_health_opts opts;
     char *trace_dir;
-    int64_t timeout, tick; /* ns */
+    _Atomic int64_t timeout, tick; /* ns */
     struct pldi_ticks_gauge gauge;
     int rank, size;
     struct pldi_shm shm;

@@ -140,11 +140,12 @@ static int64_t waits_since(const struct pldi_health *h, const pld_trace_record *
 
 static void look_at_self(struct pldi_health *h)
 {
+    const int64_t timeout = atomic_load(&h->timeout);
     pld_trace_record oldest;
 
-    if (h->timeout <= 0 || h->ring->u.head.alarm != 0 || !pldi_ring_oldest(h->ring, &oldest))
+    if (timeout <= 0 || h->ring->u.head.alarm != 0 || !pldi_ring_oldest(h->ring, &oldest))
         return;
-    if (pldi_health_now() - waits_since(h, &oldest) >= h->timeout)
+    if (pldi_health_now() - waits_since(h, &oldest) >= timeout)
         pldi_report_incident(h, &oldest);
 }
 
@@ -174,12 +175,13 @@ void *pldi_watch_thread(void *health)
     int64_t before = pldi_health_now();
 
     while (!atomic_load(&h->stop)) {
+        const int64_t tick = atomic_load(&h->tick);
         int64_t now;
 
-        pldi_net_serve(h, h->tick);
+        pldi_net_serve(h, tick);
         pldi_health_tell_scale(h);
         now = pldi_health_now();
-        if (now - before > h->tick + LATE)
+        if (now - before > tick + LATE)
             h->awake_from = now;
         look_at_peers(h);
         listen_to_others(h);

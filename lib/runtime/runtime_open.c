@@ -78,22 +78,30 @@ static int find_node(pld_runtime *rt)
     return rc;
 }
 
-/* POLDER_TIMEOUT and POLDER_ON_TIMEOUT count where the caller does not say. */
-static int read_deadline(const pld_runtime_opts *o, struct pldi_health_opts *out)
+/* Seconds, 0: none.  POLDER_TIMEOUT counts where the caller does not say. */
+static int read_timeout(double wanted, double *out)
 {
     const char *text = getenv("POLDER_TIMEOUT");
-    const char *then = getenv("POLDER_ON_TIMEOUT");
     char *end = NULL;
 
-    out->timeout = o->timeout < 0 ? 0 : o->timeout > 0 ? o->timeout : DEADLINE;
-    if (o->timeout == 0 && text != NULL && text[0] != '\0') {
-        out->timeout = strtod(text, &end);
-        if (*end != '\0' || !(out->timeout >= 0 && out->timeout <= LONGEST))
-            return pldi_fail(PLD_ERR_ARG, "POLDER_TIMEOUT is \"%s\", need seconds, 0..%g", text,
-                             LONGEST);
-    }
-    if (!(out->timeout <= LONGEST))
-        return pldi_fail(PLD_ERR_ARG, "timeout is %g, need at most %g", o->timeout, LONGEST);
+    if (!(wanted <= LONGEST))
+        return pldi_fail(PLD_ERR_ARG, "timeout is %g, need at most %g", wanted, LONGEST);
+    *out = wanted < 0 ? 0 : wanted > 0 ? wanted : DEADLINE;
+    if (wanted != 0 || text == NULL || text[0] == '\0')
+        return PLD_OK;
+    *out = strtod(text, &end);
+    if (*end != '\0' || !(*out >= 0 && *out <= LONGEST))
+        return pldi_fail(PLD_ERR_ARG, "POLDER_TIMEOUT is \"%s\", need seconds, 0..%g", text,
+                         LONGEST);
+    return PLD_OK;
+}
+
+/* POLDER_ON_TIMEOUT counts where the caller does not say. */
+static int read_deadline(const pld_runtime_opts *o, struct pldi_health_opts *out)
+{
+    const char *then = getenv("POLDER_ON_TIMEOUT");
+
+    PLDI_TRY(read_timeout(o->timeout, &out->timeout));
     out->kill = o->on_timeout == PLD_TIMEOUT_ABORT;
     if (o->on_timeout != PLD_TIMEOUT_DEFAULT || then == NULL || then[0] == '\0')
         return PLD_OK;
@@ -292,6 +300,16 @@ const char *pld_runtime_device_note(const pld_runtime *runtime)
 const char *pld_runtime_report(const pld_runtime *runtime)
 {
     return pldi_health_report(runtime->health);
+}
+
+int pld_runtime_set_timeout(pld_runtime *runtime, double timeout)
+{
+    double seconds = 0;
+
+    PLDI_CHECK_ARG(runtime != NULL);
+    PLDI_TRY(read_timeout(timeout, &seconds));
+    pldi_health_set_timeout(runtime->health, seconds);
+    return PLD_OK;
 }
 
 int pld_mem_alloc(pld_runtime *runtime, size_t bytes, void **out)

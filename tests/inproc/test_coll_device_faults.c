@@ -18,6 +18,7 @@ struct job {
     const char *cuda, *nccl; /* faults, from when all have joined */
     int request;             /* wait by request; else in the stream */
     int ops;
+    double timeout; /* seconds, from then on */
     _Atomic int codes[DEVICE_RANKS];
     char text[DEVICE_RANKS][1024];
     char note[1024];
@@ -80,7 +81,7 @@ static int reduce(pld_group *g, struct place *p, int request, int *right)
     return rc;
 }
 
-/* All ranks set out; from here on things go wrong. */
+/* All ranks set out, and take the time that they take; from here on things go wrong. */
 static int begin(pld_runtime *rt, const struct job *job)
 {
     device_rank(pld_runtime_rank(rt));
@@ -88,6 +89,7 @@ static int begin(pld_runtime *rt, const struct job *job)
     if (pld_runtime_rank(rt) == 0)
         device_faults(job->cuda != NULL ? job->cuda : "", job->nccl != NULL ? job->nccl : "");
     CHECK(rt, pld_barrier(pld_runtime_world(rt), NULL) == 0);
+    CHECK(rt, pld_runtime_set_timeout(rt, job->timeout) == 0);
     return 0;
 }
 
@@ -123,8 +125,10 @@ static int body_ops(pld_runtime *rt, void *context)
 
 static int run(struct job *job, int ranks, const char *path, double timeout)
 {
-    const int rc = device_run(ranks, path, timeout, body_ops, job);
+    int rc;
 
+    job->timeout = timeout;
+    rc = device_run(ranks, path, 60, body_ops, job);
     device_faults("", "");
     return rc;
 }
@@ -187,7 +191,7 @@ static void test_hang(void)
     for (int request = 0; request < 2; request++) {
         struct job job = {.nccl = "hang:2", .request = request, .ops = 5};
 
-        ok(run(&job, 3, "nccl", 0.6) == 0 && all_are(&job, 3, PLD_ERR_TIMEOUT, PLD_ERR_TIMEOUT) &&
+        ok(run(&job, 3, "nccl", 1) == 0 && all_are(&job, 3, PLD_ERR_TIMEOUT, PLD_ERR_TIMEOUT) &&
                has(job.report, "allreduce #") && has(job.report, "test_coll_device_faults.c:"),
            "an operation that never ends is reported and aborted (%s)",
            request ? "request" : "stream");
@@ -199,11 +203,11 @@ static void test_connect(void)
 {
     struct job job = {.nccl = "init_hang", .ops = 1};
 
-    ok(run(&job, 3, "nccl", 0.6) == 0 && all_are(&job, 3, PLD_ERR_TIMEOUT, PLD_ERR_TIMEOUT) &&
+    ok(run(&job, 3, "nccl", 1) == 0 && all_are(&job, 3, PLD_ERR_TIMEOUT, PLD_ERR_TIMEOUT) &&
            has(job.report, "connect"),
        "a communicator that is never made is reported");
     job = (struct job){.nccl = "init_hang@1", .ops = 1};
-    ok(run(&job, 3, "nccl", 0.6) == 0 && all_are(&job, 3, PLD_ERR_TIMEOUT, PLD_ERR_TIMEOUT),
+    ok(run(&job, 3, "nccl", 1) == 0 && all_are(&job, 3, PLD_ERR_TIMEOUT, PLD_ERR_TIMEOUT),
        "also on one rank");
     job = (struct job){.nccl = "init_error:3@1", .ops = 1};
     ok(run(&job, 3, "nccl", 20) == 0 && all_are(&job, 3, PLD_ERR_TRANSPORT, PLD_ERR_TRANSPORT) &&
@@ -278,7 +282,7 @@ static int body_hunt(pld_runtime *rt, void *context)
     pld_group *g = pld_runtime_world(rt);
     struct hunt *hunt = context;
     char fault[64];
-    const struct job job = {.cuda = fault};
+    const struct job job = {.cuda = fault, .timeout = 20};
     struct place p;
     int32_t codes[2];
     int right = 0;

@@ -172,6 +172,7 @@ static void test_color(void)
 
 struct job {
     const char *fault;
+    double timeout; /* seconds, from then on */
     int codes[DEVICE_RANKS];
     char text[DEVICE_RANKS][1024];
     char report[4096];
@@ -192,6 +193,7 @@ static int body_fault(pld_runtime *rt, void *context)
     if (rank == 0)
         device_faults("", job->fault);
     CHECK(rt, pld_barrier(world, NULL) == 0);
+    CHECK(rt, pld_runtime_set_timeout(rt, job->timeout) == 0);
     rc = pld_group_split(world, rank == 3 ? -1 : 0, 0, &part);
     job->codes[rank] = rc;
     (void)snprintf(job->text[rank], sizeof(job->text[rank]), "%s", rc < 0 ? pld_last_error() : "");
@@ -214,8 +216,10 @@ static int body_fault(pld_runtime *rt, void *context)
 
 static int run_fault(struct job *job, double timeout)
 {
-    const int rc = device_run(4, "nccl", timeout, body_fault, job);
+    int rc;
 
+    job->timeout = timeout;
+    rc = device_run(4, "nccl", 60, body_fault, job);
     device_faults("", "");
     return rc;
 }
@@ -263,11 +267,11 @@ static void test_faults(void)
     ok(run_fault(&job, 20) == 0 && alike(&job, 0) && job.after == 0,
        "where NCCL refuses to split, both make one by an id");
     job = (struct job){.fault = "split_hang"};
-    ok(run_fault(&job, 0.6) == 0 && has(job.report, "connect") && job.codes[0] == PLD_ERR_TIMEOUT &&
+    ok(run_fault(&job, 1) == 0 && has(job.report, "connect") && job.codes[0] == PLD_ERR_TIMEOUT &&
            job.codes[3] == PLD_ERR_TIMEOUT,
        "a split that never ends is reported and aborted");
     job = (struct job){.fault = "split_hang@1"};
-    ok(run_fault(&job, 0.6) == 0 && job.codes[0] == PLD_ERR_TIMEOUT &&
+    ok(run_fault(&job, 1) == 0 && job.codes[0] == PLD_ERR_TIMEOUT &&
            job.codes[1] == PLD_ERR_TIMEOUT && job.codes[3] == PLD_ERR_TIMEOUT,
        "also on one rank");
     ok(device_live_comms() == 0, "no communicator is left");

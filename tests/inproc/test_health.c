@@ -12,6 +12,7 @@
 #include <polder/trace.h>
 
 #include <dirent.h>
+#include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -220,6 +221,7 @@ static int body_late(pld_runtime *rt, void *context)
     int rc;
 
     CHECK(rt, pld_barrier(world, NULL) == 0);
+    CHECK(rt, pld_runtime_set_timeout(rt, 1) == 0);
     if (pld_group_rank(world) == seen->ranks - 1) {
         while (seen->reports == 0)
             (void)usleep(10000);
@@ -236,7 +238,7 @@ static int body_late(pld_runtime *rt, void *context)
 static void test_late(int ranks)
 {
     struct seen seen = {.ranks = ranks};
-    const pld_runtime_opts opts = {PLD_OPTS(pld_runtime_opts), .timeout = 2, .report = on_report,
+    const pld_runtime_opts opts = {PLD_OPTS(pld_runtime_opts), .timeout = 60, .report = on_report,
                                    .give_up = on_give_up, .context = &seen};
     char name[64], waiting[64];
 
@@ -306,6 +308,7 @@ static int body_churn(pld_runtime *rt, void *context)
     (void)context;
     if (rank == 0)
         CHECK(rt, pld_recv(world, x, COUNT, PLD_F32, 1, 9, &opts) == 0);
+    CHECK(rt, pld_runtime_set_timeout(rt, 1) == 0); /* counts for what is under way */
     do {
         pld_group *group = NULL;
 
@@ -339,12 +342,26 @@ static int body_renumbered(pld_runtime *rt, void *context)
 static void test_groups(void)
 {
     struct seen seen = {.ranks = 2};
-    const pld_runtime_opts opts = {PLD_OPTS(pld_runtime_opts), .timeout = 1,
+    const pld_runtime_opts opts = {PLD_OPTS(pld_runtime_opts), .timeout = 60,
                                    .report = on_report_slowly, .context = &seen};
 
     ok(inproc_run_with(2, body_churn, &seen, &opts) == 0 && seen.reports == 1,
        "a report while groups come and go");
     ok(inproc_run(3, body_renumbered, NULL) == 0, "a rank is named as it is known in the job");
+}
+
+static int body_no_time(pld_runtime *rt, void *context)
+{
+    (void)context;
+    CHECK(rt, pld_runtime_set_timeout(rt, 1e300) == PLD_ERR_ARG);
+    CHECK(rt, has(pld_last_error(), "timeout is 1e+300"));
+    CHECK(rt, pld_runtime_set_timeout(rt, NAN) == PLD_ERR_ARG);
+    CHECK(rt, pld_runtime_set_timeout(NULL, 1) == PLD_ERR_ARG);
+    (void)setenv("POLDER_TIMEOUT", "soon", 1);
+    CHECK(rt, pld_runtime_set_timeout(rt, 0) == PLD_ERR_ARG);
+    (void)unsetenv("POLDER_TIMEOUT");
+    CHECK(rt, pld_runtime_set_timeout(rt, 0) == 0);
+    return 0;
 }
 
 static int body_slow(pld_runtime *rt, void *context)
@@ -353,6 +370,8 @@ static int body_slow(pld_runtime *rt, void *context)
     float x[COUNT] = {0};
 
     (void)context;
+    CHECK(rt, pld_runtime_set_timeout(rt, 0.3) == 0);
+    CHECK(rt, pld_runtime_set_timeout(rt, -1) == 0);
     for (int i = 0; i < 3; i++) {
         if (pld_group_rank(world) == i % 2)
             (void)usleep(700000);
@@ -369,7 +388,8 @@ static void test_slow(void)
                                    .give_up = on_give_up, .context = &seen};
 
     ok(inproc_run_with(3, body_slow, &seen, &opts) == 0 && seen.reports + seen.gave_up == 0,
-       "slow ranks are let alone");
+       "slow ranks are let alone where there is no deadline any more");
+    ok(inproc_run(1, body_no_time, NULL) == 0, "what is no time is refused");
 }
 
 /* ---- Mismatches ---- */
