@@ -191,7 +191,8 @@ static int post_filled(pld_request *filled, const pld_coll_opts *opts)
     if (opts->request == NULL)
         return move_and_wait(filled);
     if (filled->home == PLDI_NO_HOME) {
-        op = take_kept(filled->group);
+        /* Without a GPU, it was asked for in place_for(). */
+        op = filled->group->gpu != NULL ? take_kept(filled->group) : NULL;
         if (op == NULL)
             return take_part(filled);
         copy_operation(op, filled);

@@ -200,6 +200,19 @@ int pldi_flight_test(struct pldi_gpu *gpu, struct pldi_flight *flight)
 
 /* ---- Ends ---- */
 
+/* Another rank gave up.  That ranks went apart this one can see as well as that one did. */
+static int gave_up(const struct pldi_gpu_group *g, int rank, int code)
+{
+    char text[PLDI_TEXT_BYTES] = "";
+
+    if (code == PLD_ERR_MISMATCH)
+        pldi_health_differ(g->group->health, text, sizeof(text));
+    if (text[0] != '\0')
+        return pldi_gpu_apart(g->group, text);
+    return pldi_fail(PLD_ERR_PEER, "rank %d gave up (%s) an operation on device memory", rank,
+                     pld_error_name(code));
+}
+
 /* A rank of the node that gave up says so in shared memory. */
 static int look_at_team(const struct pldi_gpu_group *g)
 {
@@ -209,8 +222,7 @@ static int look_at_team(const struct pldi_gpu_group *g)
         const int code = atomic_load(&pldi_team_seat(team, r)->progress.broken);
 
         if (code != 0 && r != team->rank)
-            return pldi_fail(PLD_ERR_PEER, "rank %d gave up (%s) an operation on device memory", r,
-                             pld_error_name(code));
+            return gave_up(g, r, code);
     }
     return PLD_OK;
 }
@@ -315,10 +327,11 @@ static void tick(void *context)
 
         reap(g);
         f = g->first;
-        if (g->comm != NULL && g->connected && g->code == 0)
-            rc = gpu->device->comm->poll(g->comm);
-        if (rc >= 0 && f != NULL)
+        /* Why another rank gave up says more than what NCCL makes of it. */
+        if (f != NULL)
             rc = pldi_gpu_look(g, f->ticket, f->sequence, f->peer);
+        if (rc >= 0 && g->comm != NULL && g->connected && g->code == 0)
+            rc = gpu->device->comm->poll(g->comm);
         /* What another rank's giving up looks like; the alarm comes by itself. */
         if (rc < 0 && rc != PLD_ERR_TIMEOUT && !pldi_health_node_alarm(g->group->health))
             mark(g, rc);

@@ -218,6 +218,8 @@ int pldi_gpu_announce(struct pldi_gpu_group *g, const pld_request *op);
 void pldi_gpu_count(struct pldi_gpu_group *g, const pld_request *op);
 /** Look at what has ended; wait: at all. */
 int pldi_gpu_judge(struct pldi_gpu_group *g, int wait);
+/** PLD_ERR_MISMATCH, with what pldi_health_differ() has said, which may be "". */
+int pldi_gpu_apart(const pld_group *group, const char *text);
 
 /** The tag by which a message from or to device memory travels: never one of host memory. */
 int pldi_gpu_tag(const pld_group *group, int tag);

@@ -26,6 +26,13 @@ struct pldi_gpu_check {
     int64_t said[2]; /* the chain and its complement; of all ranks the largest */
 };
 
+int pldi_gpu_apart(const pld_group *group, const char *text)
+{
+    return pldi_fail(PLD_ERR_MISMATCH,
+                     "ranks of %s were in different operations on device memory%s%s",
+                     pldi_health_group_text(group->health), text[0] != '\0' ? ": " : "", text);
+}
+
 /* 1: not yet; 0, or the verdict. */
 static int judge(struct pldi_gpu_check *c, const pld_group *group)
 {
@@ -36,9 +43,7 @@ static int judge(struct pldi_gpu_check *c, const pld_group *group)
     if (c->said[0] == ~c->said[1])
         return PLD_OK;
     pldi_health_differ(group->health, text, sizeof(text));
-    return pldi_fail(PLD_ERR_MISMATCH,
-                     "ranks of %s were in different operations on device memory%s%s",
-                     pldi_health_group_text(group->health), text[0] != '\0' ? ": " : "", text);
+    return pldi_gpu_apart(group, text);
 }
 
 static void release(struct pldi_gpu_group *g)
