@@ -134,7 +134,6 @@ static void finish(struct pldi_engine *e, pld_request *op)
     while (*list != op)
         list = &(*list)->active;
     *list = op->active;
-    e->active--;
     set_begun(e, op);
     if (group->first == op) {
         group->first = op->queued;
@@ -143,6 +142,7 @@ static void finish(struct pldi_engine *e, pld_request *op)
         else
             append(e, group->first);
     }
+    e->active--; /* not before: who looks without the lock must not find none in between */
     atomic_store_explicit(&op->done, 1, memory_order_release); /* and may be gone */
     pldi_door_ring(e->door);
 }

@@ -213,6 +213,73 @@ static int at_once(pld_runtime *rt, void *context)
     return failed ? -1 : 0;
 }
 
+/* ---- Who looks without the lock ---- */
+
+enum { ROW = 200, ROWS = 300 };
+
+/* A thread that tries to have the engine to itself while a row of operations ends. */
+struct looker {
+    struct pldi_engine *engine;
+    _Atomic int state; /* 0: rest, 1: look, 2: end; and what it has seen of that */
+    _Atomic int seen;
+    int wrong; /* it was given the engine although there were operations */
+};
+
+static void *look(void *looker)
+{
+    struct looker *l = looker;
+    int state;
+
+    while ((state = atomic_load(&l->state)) != 2) {
+        atomic_store(&l->seen, state);
+        if (state == 0)
+            (void)sched_yield();
+        if (state == 0 || !pldi_engine_try_enter(l->engine))
+            continue;
+        l->wrong += pldi_engine_active(l->engine) > 0;
+        pldi_engine_leave_quickly(l->engine);
+    }
+    return NULL;
+}
+
+static void set_state(struct looker *l, int state)
+{
+    atomic_store(&l->state, state);
+    while (state < 2 && atomic_load(&l->seen) != state)
+        (void)sched_yield();
+}
+
+/* Each of the row takes the place of the one before: at no time is there none. */
+static int in_a_row(pld_runtime *rt, void *context)
+{
+    pld_group *world = pld_runtime_world(rt);
+    struct looker looker = {.engine = world->engine};
+    pld_request *r[ROW];
+    int64_t v[ROW] = {0};
+    pthread_t thread;
+
+    (void)context;
+    CHECK(rt, pthread_create(&thread, NULL, look, &looker) == 0);
+    for (int n = 0; n < ROWS; n++) {
+        pldi_engine_enter(world->engine); /* none of them can begin */
+        for (int i = 0; i < ROW; i++) {
+            const pld_coll_opts o = {PLD_OPTS(pld_coll_opts), .request = &r[i]};
+
+            CHECK(rt, pld_allreduce(world, &v[i], &v[i], 1, PLD_I64, PLD_SUM, &o) == 0);
+        }
+        set_state(&looker, 1);
+        pldi_engine_leave(world->engine);
+        CHECK(rt, pld_request_wait_all(ROW, r) == 0);
+        set_state(&looker, 0);
+    }
+    set_state(&looker, 2);
+    (void)pthread_join(thread, NULL);
+    CHECK(rt, looker.wrong == 0);
+    return 0;
+}
+
+/* ---- All of it ---- */
+
 /* With a setting of the environment, and with a comm thread and without one. */
 static void test(const char *name, const char *value, int ranks, struct job job)
 {
@@ -231,6 +298,8 @@ static void test(const char *name, const char *value, int ranks, struct job job)
 int main(void)
 {
     const struct job job = {300, 200};
+
+    ok(inproc_run(1, in_a_row, NULL) == 0, "operations that follow each other leave no gap");
 
     test(NULL, NULL, 2, job);
     test(NULL, NULL, 3, job);
