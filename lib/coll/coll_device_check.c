@@ -46,39 +46,52 @@ static int judge(struct pldi_gpu_check *c, const pld_group *group)
     return pldi_gpu_apart(group, text);
 }
 
-static void release(struct pldi_gpu_group *g)
+/* The oldest, if it is over, or is to be waited for: it is the caller's.  Requests are waited for
+ * by other threads than post. */
+static struct pldi_gpu_check *take_oldest(struct pldi_gpu_group *g, int wait)
 {
-    struct pldi_gpu_check *c = g->checks;
+    struct pldi_gpu_check *c;
 
-    g->checks = c->next;
-    pldi_free(c->op);
-    pldi_free(c);
+    (void)pthread_mutex_lock(&g->gpu->lock);
+    c = g->checks;
+    if (c != NULL && !wait && !pldi_engine_over(c->op))
+        c = NULL;
+    if (c != NULL)
+        g->checks = c->next;
+    (void)pthread_mutex_unlock(&g->gpu->lock);
+    return c;
 }
 
 int pldi_gpu_judge(struct pldi_gpu_group *g, int wait)
 {
-    struct pldi_engine *engine = g->group->engine;
+    struct pldi_gpu_check *c;
     int rc = PLD_OK;
 
-    while (g->checks != NULL) {
-        struct pldi_gpu_check *c = g->checks;
-
-        if (wait)
-            pldi_engine_wait(engine, c->op);
-        else if (!pldi_engine_over(c->op))
-            break;
+    while ((c = take_oldest(g, wait)) != NULL) {
+        pldi_engine_wait(g->group->engine, c->op);
         if (rc == PLD_OK)
             rc = judge(c, g->group);
-        release(g);
+        pldi_free(c->op);
+        pldi_free(c);
     }
     return rc < 0 ? pldi_gpu_fail(g, rc) : PLD_OK;
+}
+
+static void append(struct pldi_gpu_group *g, struct pldi_gpu_check *c)
+{
+    struct pldi_gpu_check **list = &g->checks;
+
+    (void)pthread_mutex_lock(&g->gpu->lock);
+    while (*list != NULL)
+        list = &(*list)->next;
+    *list = c;
+    (void)pthread_mutex_unlock(&g->gpu->lock);
 }
 
 static void post(struct pldi_gpu_group *g)
 {
     struct pldi_gpu_check *c = pldi_alloc(1, sizeof(*c), "an agreement");
     pld_request *op = pldi_alloc(1, sizeof(*op), "an agreement");
-    struct pldi_gpu_check **list = &g->checks;
 
     if (c == NULL || op == NULL) { /* the others will find out */
         pldi_free(c);
@@ -99,10 +112,10 @@ static void post(struct pldi_gpu_group *g)
         return;
     }
     c->op = op;
-    while (*list != NULL)
-        list = &(*list)->next;
-    *list = c;
     pldi_engine_post(g->group->engine, op, 1);
+    /* Without a comm thread somebody must move the earlier ones on. */
+    (void)pldi_engine_test(g->group->engine, op);
+    append(g, c);
 }
 
 void pldi_gpu_count(struct pldi_gpu_group *g, const pld_request *op)
@@ -111,12 +124,8 @@ void pldi_gpu_count(struct pldi_gpu_group *g, const pld_request *op)
         return;
     g->chain = pldi_hash64_chain(g->chain, &op->print, sizeof(op->print));
     g->launched++;
-    if (g->launched % PLDI_GPU_CHECK_EVERY != 0)
-        return;
-    /* Without a comm thread somebody must move the earlier ones on. */
-    if (g->checks != NULL)
-        (void)pldi_engine_test(g->group->engine, g->checks->op);
-    post(g);
+    if (g->launched % PLDI_GPU_CHECK_EVERY == 0)
+        post(g);
 }
 
 /* An operation on host memory that moves nothing, with what this one says of itself. */

@@ -7,6 +7,10 @@
  * the caller's stream while the operation is called: a missing event is wrong data.
  */
 
+#include <sched.h>
+#include <stdatomic.h>
+#include <time.h>
+
 #include "device_support.h"
 #include "tap.h"
 
@@ -513,6 +517,75 @@ static int body_arguments(pld_runtime *rt, void *context)
     return 0;
 }
 
+/* ---- Threads ---- */
+
+enum { FLIGHTS = 400, HELD = 8, LONG_SINCE = 20000000 /* ns */ };
+
+/* One thread launches, another one waits. */
+struct flights {
+    pld_runtime *rt;
+    pld_request *requests[HELD];
+    _Atomic int launched, landed, failed;
+};
+
+static void *land_all(void *flights)
+{
+    struct flights *f = flights;
+
+    device_rank(pld_runtime_rank(f->rt));
+    for (int i = 0; i < FLIGHTS; i++) {
+        while (atomic_load(&f->launched) == i && !atomic_load(&f->failed))
+            (void)sched_yield();
+        if (atomic_load(&f->failed) || pld_request_wait(&f->requests[i % HELD]) != 0)
+            atomic_store(&f->failed, 1);
+        atomic_fetch_add(&f->landed, 1);
+    }
+    return NULL;
+}
+
+/* Now and then a rank keeps the others waiting, long enough for them to look at agreements. */
+static int launch_all(struct flights *f, int32_t *memory, pld_stream stream)
+{
+    static const struct timespec moment = {0, LONG_SINCE};
+    pld_runtime *rt = f->rt;
+
+    for (int i = 0; i < FLIGHTS; i++) {
+        const pld_coll_opts o = {PLD_OPTS(pld_coll_opts), .request = &f->requests[i % HELD],
+                                 .stream = stream};
+
+        while (i - atomic_load(&f->landed) >= HELD)
+            (void)sched_yield();
+        if (i % 20 == 0 && i / 20 % pld_runtime_size(rt) == pld_runtime_rank(rt))
+            (void)nanosleep(&moment, NULL);
+        CHECK(rt, pld_allreduce(pld_runtime_world(rt), &memory[i % HELD], &memory[i % HELD], 1,
+                                PLD_I32, PLD_SUM, &o) == 0);
+        atomic_fetch_add(&f->launched, 1);
+    }
+    return 0;
+}
+
+static int body_threads(pld_runtime *rt, void *context)
+{
+    pld_device *device = pld_runtime_device(rt);
+    struct flights f = {.rt = rt};
+    pld_stream stream = NULL;
+    void *memory = NULL;
+    pthread_t thread;
+
+    (void)context;
+    device_rank(pld_runtime_rank(rt));
+    CHECK(rt, pld_stream_create(device, 0, &stream) == 0);
+    CHECK(rt, pld_device_alloc(device, HELD * sizeof(int32_t), PLD_MEM_DEVICE, &memory) == 0);
+    CHECK(rt, pthread_create(&thread, NULL, land_all, &f) == 0);
+    if (launch_all(&f, memory, stream) != 0)
+        atomic_store(&f.failed, 1);
+    (void)pthread_join(thread, NULL);
+    CHECK(rt, !atomic_load(&f.failed));
+    pld_device_free(device, memory);
+    pld_stream_destroy(device, &stream);
+    return 0;
+}
+
 int main(void)
 {
     const char *seed = getenv("FAKE_CUDA_SEED");
@@ -538,6 +611,10 @@ int main(void)
     }
     ok(device_run(3, "nccl", 60, body_streams, NULL) == 0,
        "sums of a group in several streams do not disturb each other");
+    ok(device_run(3, "nccl", 60, body_threads, NULL) == 0,
+       "NCCL: one thread launches, another one waits");
+    ok(device_run(3, "staged", 60, body_threads, NULL) == 0,
+       "pinned memory: one thread posts, another one waits");
     ok(device_run(2, "nccl", 60, body_arguments, NULL) == 0,
        "buffers of two kinds are refused; explain and tuning say which sums");
     ok(device_live_comms() == 0 && device_live("streams") == 0 && device_live("events") == 0 &&
