@@ -66,15 +66,18 @@ static void destroy(struct pldi_staged *s)
     pldi_free(s);
 }
 
+/* Threads with groups of their own may come at the same time. */
 static int make_streams(struct pldi_gpu *gpu)
 {
     const struct pldi_device_ops *ops = gpu->device->ops;
     int rc = PLD_OK;
 
+    (void)pthread_mutex_lock(&gpu->lock);
     if (gpu->in == NULL)
         rc = ops->stream_create(gpu->device, 1, &gpu->in);
     if (rc == PLD_OK && gpu->out == NULL)
         rc = ops->stream_create(gpu->device, 1, &gpu->out);
+    (void)pthread_mutex_unlock(&gpu->lock);
     return rc;
 }
 

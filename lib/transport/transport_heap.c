@@ -8,8 +8,11 @@
  * were given back, cost nothing.
  *
  * Extents cover the segment, ordered, with no two free ones side by side; the
- * first that is large enough is taken.  Allocations are few and large.
+ * first that is large enough is taken.  Allocations are few and large.  Not only the program
+ * makes them: pinned buffers are also made by the thread that moves operations on.
  */
+
+#include <pthread.h>
 
 #include "base/base_mem.h"
 #include "transport/transport_shm.h"
@@ -26,6 +29,7 @@ struct extent {
 
 struct pldi_heap {
     struct pldi_shm shm;
+    pthread_mutex_t lock; /* of the extents */
     struct extent *first;
 };
 
@@ -37,6 +41,7 @@ int pldi_heap_create(size_t bytes, struct pldi_heap **out)
     if (h == NULL)
         return rc;
     bytes = bytes / PAGE * PAGE;
+    (void)pthread_mutex_init(&h->lock, NULL);
     h->shm.fd = -1;
     h->first = pldi_alloc(1, sizeof(*h->first), "a heap");
     if (h->first != NULL)
@@ -63,18 +68,17 @@ void pldi_heap_destroy(struct pldi_heap **heap)
         h->first = next;
     }
     pldi_shm_unmap(&h->shm);
+    (void)pthread_mutex_destroy(&h->lock);
     pldi_free(h);
     *heap = NULL;
 }
 
-void *pldi_heap_alloc(struct pldi_heap *heap, size_t bytes)
+/* With the lock held: whole pages; or NULL. */
+static struct extent *take(struct pldi_heap *heap, size_t bytes)
 {
     struct extent *e = heap->first;
     struct extent *rest;
 
-    if (bytes > heap->shm.bytes)
-        return NULL;
-    bytes = bytes == 0 ? PAGE : (bytes + PAGE - 1) / PAGE * PAGE;
     while (e != NULL && (e->used || e->bytes < bytes))
         e = e->next;
     if (e == NULL)
@@ -88,7 +92,22 @@ void *pldi_heap_alloc(struct pldi_heap *heap, size_t bytes)
         e->bytes = bytes;
     }
     e->used = 1;
-    return heap->shm.data + e->offset;
+    return e;
+}
+
+void *pldi_heap_alloc(struct pldi_heap *heap, size_t bytes)
+{
+    void *memory = NULL;
+    const struct extent *e;
+
+    if (bytes > heap->shm.bytes)
+        return NULL;
+    (void)pthread_mutex_lock(&heap->lock);
+    e = take(heap, bytes == 0 ? PAGE : (bytes + PAGE - 1) / PAGE * PAGE);
+    if (e != NULL)
+        memory = heap->shm.data + e->offset;
+    (void)pthread_mutex_unlock(&heap->lock);
+    return memory;
 }
 
 static void join_next(struct extent *e)
@@ -102,14 +121,12 @@ static void join_next(struct extent *e)
     pldi_free(next);
 }
 
-int pldi_heap_free(struct pldi_heap *heap, void *memory)
+/* With the lock held. */
+static int give_back(struct pldi_heap *heap, size_t offset)
 {
-    const size_t offset = pldi_heap_offset(heap, memory, 1);
     struct extent *before = NULL;
     struct extent *e = heap->first;
 
-    if (offset == SIZE_MAX)
-        return 0;
     for (; e->next != NULL && e->offset != offset; e = e->next)
         before = e;
     if (e->offset != offset || !e->used)
@@ -120,6 +137,19 @@ int pldi_heap_free(struct pldi_heap *heap, void *memory)
     if (before != NULL)
         join_next(before);
     return 1;
+}
+
+int pldi_heap_free(struct pldi_heap *heap, void *memory)
+{
+    const size_t offset = pldi_heap_offset(heap, memory, 1);
+    int ours;
+
+    if (offset == SIZE_MAX)
+        return 0;
+    (void)pthread_mutex_lock(&heap->lock);
+    ours = give_back(heap, offset);
+    (void)pthread_mutex_unlock(&heap->lock);
+    return ours;
 }
 
 void pldi_heap_seal(struct pldi_heap *heap)

@@ -13,6 +13,7 @@
 #include <sched.h>
 #include <stdlib.h>
 
+#include "coll/coll_mem.h"
 #include "coll/coll_shm_mail.h"
 #include "inproc/inproc.h"
 #include "tap.h"
@@ -278,6 +279,49 @@ static int in_a_row(pld_runtime *rt, void *context)
     return 0;
 }
 
+/* ---- Shared memory ---- */
+
+enum { BLOCKS = 8, TURNS = 400 };
+
+/* Blocks of the heap that are given and taken by two threads, as by the program and by the comm
+ * thread, which has pinned buffers made: none of them is given to both. */
+static void *take_and_give(void *runtime)
+{
+    const pld_group *world = pld_runtime_world(runtime);
+    uint64_t *blocks[BLOCKS] = {NULL};
+    const uint64_t mine = (uint64_t)(uintptr_t)&blocks;
+    void *failed = NULL;
+
+    for (size_t i = 0; i < TURNS * (size_t)BLOCKS; i++) {
+        uint64_t **block = &blocks[i * 5 % BLOCKS];
+
+        if (*block != NULL && (*block)[0] != mine + i * 5 % BLOCKS)
+            failed = runtime;
+        pldi_mem_free(world, *block);
+        *block = pldi_mem_alloc(world, 1 + i % 3, 4096, "a block");
+        if (*block == NULL)
+            return runtime;
+        (*block)[0] = mine + i * 5 % BLOCKS;
+    }
+    for (int i = 0; i < BLOCKS; i++)
+        pldi_mem_free(world, blocks[i]);
+    return failed;
+}
+
+static int memory(pld_runtime *rt, void *context)
+{
+    pthread_t thread;
+    void *theirs = NULL;
+    void *ours;
+
+    (void)context;
+    CHECK(rt, pthread_create(&thread, NULL, take_and_give, rt) == 0);
+    ours = take_and_give(rt);
+    (void)pthread_join(thread, &theirs);
+    CHECK(rt, ours == NULL && theirs == NULL);
+    return 0;
+}
+
 /* ---- All of it ---- */
 
 /* With a setting of the environment, and with a comm thread and without one. */
@@ -299,6 +343,7 @@ int main(void)
 {
     const struct job job = {300, 200};
 
+    ok(inproc_run(2, memory, NULL) == 0, "a block of shared memory is one thread's");
     ok(inproc_run(1, in_a_row, NULL) == 0, "operations that follow each other leave no gap");
 
     test(NULL, NULL, 2, job);
