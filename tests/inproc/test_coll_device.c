@@ -564,6 +564,49 @@ static int launch_all(struct flights *f, int32_t *memory, pld_stream stream)
     return 0;
 }
 
+/* Two threads set out at once, each in a group of its own. */
+struct first {
+    pld_group *group;
+    int32_t *memory;
+    pld_stream stream;
+    int code;
+};
+
+static void *sum_first(void *first)
+{
+    struct first *f = first;
+    const pld_coll_opts o = {PLD_OPTS(pld_coll_opts), .stream = f->stream};
+
+    f->code = pld_allreduce(f->group, f->memory, f->memory, 1, PLD_I32, PLD_SUM, &o);
+    return NULL;
+}
+
+static int body_first(pld_runtime *rt, void *context)
+{
+    pld_device *device = pld_runtime_device(rt);
+    struct first both[2] = {{NULL}};
+    void *memory = NULL;
+    pthread_t thread;
+
+    (void)context;
+    CHECK(rt, pld_device_alloc(device, 2 * sizeof(int32_t), PLD_MEM_DEVICE, &memory) == 0);
+    for (int i = 0; i < 2; i++) {
+        both[i].memory = (int32_t *)memory + i;
+        CHECK(rt, pld_group_split(pld_runtime_world(rt), 0, 0, &both[i].group) == 0);
+        CHECK(rt, pld_stream_create(device, 0, &both[i].stream) == 0);
+    }
+    CHECK(rt, pthread_create(&thread, NULL, sum_first, &both[1]) == 0);
+    (void)sum_first(&both[0]);
+    (void)pthread_join(thread, NULL);
+    for (int i = 0; i < 2; i++) {
+        CHECK(rt, both[i].code == 0);
+        pld_group_destroy(&both[i].group);
+        pld_stream_destroy(device, &both[i].stream);
+    }
+    pld_device_free(device, memory);
+    return 0;
+}
+
 static int body_threads(pld_runtime *rt, void *context)
 {
     pld_device *device = pld_runtime_device(rt);
@@ -615,6 +658,7 @@ int main(void)
        "NCCL: one thread launches, another one waits");
     ok(device_run(3, "staged", 60, body_threads, NULL) == 0,
        "pinned memory: one thread posts, another one waits");
+    ok(device_run(2, "staged", 60, body_first, NULL) == 0, "two threads set out at once");
     ok(device_run(2, "nccl", 60, body_arguments, NULL) == 0,
        "buffers of two kinds are refused; explain and tuning say which sums");
     ok(device_live_comms() == 0 && device_live("streams") == 0 && device_live("events") == 0 &&
