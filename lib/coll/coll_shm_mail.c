@@ -411,6 +411,12 @@ static void delist(pld_request *op)
         *list = op->mail.next;
     if (peer->stream == op)
         peer->stream = NULL;
+    if (op->state == PLDI_NEW || op->kind != PLDI_SEND || op->mail.phase != ANNOUNCE)
+        return;
+    /* Its turn is that of the next. */
+    peer->tickets--;
+    for (pld_request *next = *list; next != NULL; next = next->mail.next)
+        next->mail.id--;
 }
 
 static void announce(pld_request *op)
@@ -545,14 +551,22 @@ static void act(pld_request *op)
     }
 }
 
+/* The other side does not know of it, so that it may fail for what is this rank's alone. */
+static int is_unknown(const pld_request *op)
+{
+    return op->mail.phase == (op->kind == PLDI_SEND ? ANNOUNCE : WAIT);
+}
+
 /* 1: finished, 0: not yet. */
 static int move_on(pld_request *op, int *moved)
 {
     const int phase = op->mail.phase;
     const size_t before = op->mail.moved;
     int came = 0;
+    const int rc = read_letters(peer_of(op), &came);
 
-    PLDI_TRY(read_letters(peer_of(op), &came));
+    if (rc < 0 && is_unknown(op))
+        return rc;
     if (came)
         pldi_door_ring(door_of(op)); /* it may have waited for room */
     *moved |= came;

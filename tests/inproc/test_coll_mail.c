@@ -9,9 +9,12 @@
 
 #include <polder/polder.h>
 
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <time.h>
 
+#include "base/base_err.h"
 #include "coll/coll_shm_mail.h"
 #include "inproc/inproc.h"
 #include "tap.h"
@@ -241,6 +244,55 @@ static int leaves(pld_runtime *rt, void *context)
     return 0;
 }
 
+/* ---- Without memory ---- */
+
+static _Thread_local int allocations = -1; /* until one fails */
+
+void *__real_pldi_alloc(size_t count, size_t bytes, const char *what);
+void *__wrap_pldi_alloc(size_t count, size_t bytes, const char *what);
+
+void *__wrap_pldi_alloc(size_t count, size_t bytes, const char *what)
+{
+    if (allocations < 0 || allocations-- > 0)
+        return __real_pldi_alloc(count, bytes, what);
+    allocations = 0;
+    (void)pldi_fail(PLD_ERR_NOMEM, "no memory for %s", what);
+    return NULL;
+}
+
+/* There is none for what came early: a send, which has nothing to do with it, may fail, but then
+ * those after it do not, and what came is still there. */
+static int no_memory(pld_runtime *rt, void *context)
+{
+    enum { N = 20 };
+    static _Atomic int sent;
+    pld_group *world = pld_runtime_world(rt);
+    int64_t x[N] = {0};
+    pld_request *r = NULL;
+    const pld_coll_opts o = {PLD_OPTS(pld_coll_opts), .request = &r};
+
+    (void)context;
+    if (pld_runtime_rank(rt) == 1) {
+        CHECK(rt, pld_send(world, x, 1, PLD_I64, 0, 7, NULL) == 0);
+        sent = 1;
+        for (int i = 0; i < N; i++)
+            CHECK(rt, pld_recv(world, x, 1, PLD_I64, 0, 0, NULL) == 0 && x[0] == i);
+        return 0;
+    }
+    while (!sent)
+        (void)sched_yield();
+    sent = 0;
+    allocations = 0;
+    CHECK(rt, pld_send(world, x, 1, PLD_I64, 1, 0, &o) == PLD_ERR_NOMEM && r == NULL);
+    CHECK(rt, pld_recv(world, x, 1, PLD_I64, 1, 0, &o) == PLD_ERR_NOMEM && r == NULL);
+    CHECK(rt, pld_send(world, x, 1, PLD_I64, 1, 5, NULL) == PLD_ERR_NOMEM);
+    allocations = -1;
+    for (int64_t i = 0; i < N; i++)
+        CHECK(rt, pld_send(world, &i, 1, PLD_I64, 1, 0, NULL) == 0);
+    CHECK(rt, pld_recv(world, x, 1, PLD_I64, 1, 7, NULL) == 0);
+    return 0;
+}
+
 enum way { SHARED, SLOTS, ONE_NODE, TRANSPORT };
 static const char *const ways[] = {"shared memory", "slots", "shared memory of one of two nodes",
                                    "transport"};
@@ -290,6 +342,8 @@ static void test_way(enum way mail)
         ok(inproc_run(4, many, &shared) == 0, "many at once, %s",
            shared ? "shared buffers" : "ordinary buffers");
     ok(run(mail, 2, full, NULL) == 0, "more than there is room for, %s", way);
+    if (mail != TRANSPORT)
+        ok(run(mail, 2, no_memory, NULL) == 0, "no memory for what comes early, %s", way);
     ok(run(mail, 2, order, NULL) == 0, "one tag in order, another out of it, %s", way);
     for (int i = 0; i < 3; i++) {
         size_t n = lengths[i];
