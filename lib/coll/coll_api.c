@@ -77,8 +77,8 @@ static int meets_in_memory(const pld_group *group)
 
 /*
  * Where ranks meet in shared memory the way through the engine's lists costs as much
- * as the operation.  A bounded number of steps are made here first; what is not done
- * by then goes to the engine as it is, for others may wait for their turn there.
+ * as the operation.  A bounded number of steps are made here first, as long as no other thread
+ * wants its operations moved on; what is not done by then goes to the engine as it is.
  */
 static int try_at_once(pld_request *op)
 {
@@ -96,7 +96,7 @@ static int try_at_once(pld_request *op)
     pldi_coll_called(op, now);
     if (pldi_engine_may_spin(engine))
         pldi_team_spin(op);
-    while (rc == 0 && tries < TRIES_AT_ONCE) {
+    while (rc == 0 && tries < TRIES_AT_ONCE && !pldi_engine_is_wanted(engine)) {
         int moved = 0;
 
         rc = pldi_op_step(op, &moved);

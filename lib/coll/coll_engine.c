@@ -492,6 +492,11 @@ void pldi_engine_leave_quickly(struct pldi_engine *engine)
     (void)pthread_mutex_unlock(&engine->lock);
 }
 
+int pldi_engine_is_wanted(const struct pldi_engine *engine)
+{
+    return atomic_load_explicit(&engine->driving, memory_order_relaxed) == DRIVES_MARKED;
+}
+
 int pldi_engine_may_spin(const struct pldi_engine *engine)
 {
     return engine->spin;

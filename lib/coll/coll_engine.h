@@ -44,6 +44,8 @@ int pldi_engine_over(const pld_request *op);
 /** As enter, if no operation is under way and nobody drives: 1, else 0.  Without the lock. */
 int pldi_engine_try_enter(struct pldi_engine *engine);
 void pldi_engine_leave_quickly(struct pldi_engine *engine);
+/** By who has entered: somebody else has something to do. */
+int pldi_engine_is_wanted(const struct pldi_engine *engine);
 
 /** Whether a rank that waits has a core of its own. */
 int pldi_engine_may_spin(const struct pldi_engine *engine);

@@ -11,6 +11,7 @@
 #include <polder/polder.h>
 
 #include <sched.h>
+#include <semaphore.h>
 #include <stdlib.h>
 
 #include "coll/coll_mem.h"
@@ -279,6 +280,70 @@ static int in_a_row(pld_runtime *rt, void *context)
     return 0;
 }
 
+/* ---- Who has the engine to itself ---- */
+
+/* A thread that waits, and one that posts something meanwhile. */
+struct couple {
+    pld_group *groups[2];
+    sem_t wants, posted;
+    int idled; /* times, since then, with the engine to itself */
+};
+
+static _Thread_local struct couple *waiting;
+
+void __real_pldi_engine_idle(const struct pldi_engine *engine, int *tries);
+void __wrap_pldi_engine_idle(const struct pldi_engine *engine, int *tries);
+
+void __wrap_pldi_engine_idle(const struct pldi_engine *engine, int *tries)
+{
+    if (waiting != NULL && waiting->idled++ == 0) {
+        (void)sem_post(&waiting->wants);
+        (void)sem_wait(&waiting->posted);
+    }
+    __real_pldi_engine_idle(engine, tries);
+}
+
+static void *post_meanwhile(void *couple)
+{
+    struct couple *c = couple;
+    pld_request *r = NULL;
+    const pld_coll_opts o = {PLD_OPTS(pld_coll_opts), .request = &r};
+    int rc;
+
+    (void)sem_wait(&c->wants);
+    rc = pld_send(c->groups[1], NULL, 0, PLD_U8, 1, 0, &o);
+    (void)sem_post(&c->posted);
+    return rc != 0 || pld_request_wait(&r) != 0 ? couple : NULL;
+}
+
+/* What it waits for comes after what the other thread sends. */
+static int meanwhile(pld_runtime *rt, void *context)
+{
+    struct couple c = {.idled = 0};
+    pthread_t thread;
+    void *failed = NULL;
+
+    (void)context;
+    for (int i = 0; i < 2; i++)
+        CHECK(rt, pld_group_split(pld_runtime_world(rt), 0, 0, &c.groups[i]) == 0);
+    if (pld_runtime_rank(rt) == 1) {
+        CHECK(rt, pld_recv(c.groups[1], NULL, 0, PLD_U8, 0, 0, NULL) == 0);
+        CHECK(rt, pld_send(c.groups[0], NULL, 0, PLD_U8, 0, 0, NULL) == 0);
+    } else {
+        (void)sem_init(&c.wants, 0, 0);
+        (void)sem_init(&c.posted, 0, 0);
+        CHECK(rt, pthread_create(&thread, NULL, post_meanwhile, &c) == 0);
+        waiting = &c;
+        CHECK(rt, pld_recv(c.groups[0], NULL, 0, PLD_U8, 1, 0, NULL) == 0);
+        waiting = NULL;
+        (void)pthread_join(thread, &failed);
+        CHECK(rt, failed == NULL && c.idled == 1);
+    }
+    for (int i = 0; i < 2; i++)
+        pld_group_destroy(&c.groups[i]);
+    return 0;
+}
+
 /* ---- Shared memory ---- */
 
 enum { BLOCKS = 8, TURNS = 400 };
@@ -343,6 +408,7 @@ int main(void)
 {
     const struct job job = {300, 200};
 
+    ok(inproc_run(2, meanwhile, NULL) == 0, "who waits lets another thread's message go first");
     ok(inproc_run(2, memory, NULL) == 0, "a block of shared memory is one thread's");
     ok(inproc_run(1, in_a_row, NULL) == 0, "operations that follow each other leave no gap");
 
