@@ -406,7 +406,7 @@ static void test(const char *name, const char *value, int ranks, struct job job)
 
 int main(void)
 {
-    const struct job job = {300, 200};
+    const struct job job = {200, 120};
 
     ok(inproc_run(2, meanwhile, NULL) == 0, "who waits lets another thread's message go first");
     ok(inproc_run(2, memory, NULL) == 0, "a block of shared memory is one thread's");
