@@ -212,7 +212,7 @@ struct pld_group {
     uint64_t sequence;
     size_t small_bytes; /**< that travel with an opening, for one rank; 0: a digest does */
     size_t chunk_bytes; /**< of messages of large operations, for each peer; equal on all ranks */
-    int broken;         /**< the code that ended communication in this group */
+    _Atomic int broken; /**< the code that ended communication in this group */
     pld_request *first, *last;
     pld_request spare;                      /**< for calls that wait: they need no memory */
     _Atomic(pld_request *) kept[PLDI_KEPT]; /**< of calls that did not; to be used again */
