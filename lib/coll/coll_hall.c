@@ -417,14 +417,18 @@ int pldi_hall_begin(pld_request *op)
 static int waits(pld_request *op)
 {
     const struct pldi_hall *h = op->group->nodes->hall;
+    const struct pldi_team *team = pldi_team_group(op->group)->team;
 
     if (!pldi_team_should_look(op))
         return 0;
-    for (int i = 0; i < h->ranks; i++) {
-        const int rc = i != h->index ? pldi_team_look(op, i) : PLD_OK;
+    for (int gave_up = 0; gave_up <= 1; gave_up++) {
+        for (int i = 0; i < h->ranks; i++) {
+            const int theirs = i != h->index && pldi_team_gave_up(team, i) == gave_up;
+            const int rc = theirs ? pldi_team_look(op, i) : PLD_OK;
 
-        if (rc < 0 && (!is_at(h, &head_of(h, i)->come) || (i == LEADER && !is_at(h, told(h)))))
-            return rc;
+            if (rc < 0 && (!is_at(h, &head_of(h, i)->come) || (i == LEADER && !is_at(h, told(h)))))
+                return rc;
+        }
     }
     return 0;
 }

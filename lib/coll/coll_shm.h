@@ -207,6 +207,8 @@ const pld_group *pldi_team_group(const pld_group *group);
  *  number there, has left or given up. */
 int pldi_team_should_look(pld_request *op);
 int pldi_team_look(const pld_request *op, int rank);
+/** Whether it has given up, which it may have done because others were lost. */
+int pldi_team_gave_up(const struct pldi_team *team, int rank);
 
 /** A stage is done for so many chunks. */
 void pldi_team_publish(struct pldi_team *team, enum pldi_stage stage, size_t chunks);

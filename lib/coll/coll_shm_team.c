@@ -327,18 +327,29 @@ int pldi_team_lost(pld_request *op, int rank)
     return rank == team->rank || !pldi_team_should_look(op) ? PLD_OK : pldi_team_look(op, rank);
 }
 
-/* What a rank did before it left counts: its end is found out first, its work looked at then. */
+int pldi_team_gave_up(const struct pldi_team *team, int rank)
+{
+    return atomic_load(&pldi_team_seat(team, rank)->progress.broken) != 0;
+}
+
+/*
+ * What a rank did before it left counts: its end is found out first, its work looked at then.
+ * Who was lost is told of before those who gave up for it.
+ */
 int pldi_team_waits(pld_request *op)
 {
     struct pldi_team *team = op->group->team;
 
     if (!pldi_team_should_look(op))
         return PLD_OK;
-    for (int r = 0; r < team->size; r++) {
-        const int rc = r != team->rank ? pldi_team_look(op, r) : PLD_OK;
+    for (int gave_up = 0; gave_up <= 1; gave_up++) {
+        for (int r = 0; r < team->size; r++) {
+            const int theirs = r != team->rank && pldi_team_gave_up(team, r) == gave_up;
+            const int rc = theirs ? pldi_team_look(op, r) : PLD_OK;
 
-        if (rc < 0 && !has_done(op, r))
-            return rc;
+            if (rc < 0 && !has_done(op, r))
+                return rc;
+        }
     }
     return PLD_OK;
 }

@@ -131,28 +131,37 @@ int pldi_health_check(const struct pldi_health_group *g, uint64_t ticket, uint64
     return pldi_health_look(g, ticket, sequence, peer);
 }
 
+/* Whether a rank has been gone, as `how` says, for so long that what it sent has arrived. */
+static int has_gone(const struct pldi_health *h, int rank, enum pldi_gone how,
+                    const pld_trace_record *op)
+{
+    const struct pldi_other *p = &h->peers[rank];
+    const int64_t since = p->gone_at > op->called ? p->gone_at : op->called;
+
+    return p->gone == (int)how && pldi_health_now() - since >= GRACE;
+}
+
 int pldi_health_look(const struct pldi_health_group *g, uint64_t ticket, uint64_t sequence,
                      int peer)
 {
     struct pldi_health *h = g != NULL ? g->health : NULL;
+    const int first = peer < 0 ? 0 : peer;
     pld_trace_record op;
-    int64_t now;
+    int end;
 
     if (h == NULL)
         return PLD_OK;
     if (!atomic_load_explicit(&h->trouble, memory_order_relaxed) ||
         !pldi_ring_find(h->ring, ticket, &op))
         return PLD_OK;
-    now = pldi_health_now();
-    for (int r = peer < 0 ? 0 : peer; r < (peer < 0 ? g->size : peer + 1); r++) {
-        const struct pldi_other *p = &h->peers[g->members[r]];
-        const int64_t since = p->gone_at > op.called ? p->gone_at : op.called;
-
-        if (p->gone == PLDI_HERE || now - since < GRACE)
-            continue;
-        if (p->gone == PLDI_ENDED)
+    end = peer < 0 ? g->size : peer + 1;
+    /* Those who left may have done so because another had ended. */
+    for (int r = first; r < end; r++) {
+        if (has_gone(h, g->members[r], PLDI_ENDED, &op))
             return lost(g, r, "ended", &op);
-        if (peer < 0 && !came(g, g->members[r], sequence))
+    }
+    for (int r = first; peer < 0 && r < end; r++) {
+        if (has_gone(h, g->members[r], PLDI_LEFT, &op) && !came(g, g->members[r], sequence))
             return lost(g, r, "left the job (pld_runtime_close)", &op);
     }
     return PLD_OK;
