@@ -58,7 +58,8 @@
  *   PLD_ERR_PEER, PLD_ERR_TIMEOUT (see pld_runtime_open()), PLD_ERR_TRANSPORT.
  *   After MISMATCH and NOMEM, which every rank
  *   gets, the group remains usable; after PEER and TRANSPORT of a collective
- *   operation all its later operations and open messages fail with the same code.
+ *   operation all its later operations and open messages fail with the same code, and name the
+ *   first cause.
  */
 #ifndef POLDER_COLL_H
 #define POLDER_COLL_H

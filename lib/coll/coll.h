@@ -212,7 +212,7 @@ struct pld_group {
     uint64_t sequence;
     size_t small_bytes; /**< that travel with an opening, for one rank; 0: a digest does */
     size_t chunk_bytes; /**< of messages of large operations, for each peer; equal on all ranks */
-    _Atomic int broken; /**< the code that ended communication in this group */
+    _Atomic int broken; /**< the code that ended communication in this group, with `why` */
     pld_request *first, *last;
     pld_request spare;                      /**< for calls that wait: they need no memory */
     _Atomic(pld_request *) kept[PLDI_KEPT]; /**< of calls that did not; to be used again */
@@ -234,6 +234,7 @@ struct pld_group {
     pld_device *device;        /**< of this rank, the runtime's; NULL: the host alone */
     struct pldi_gpu *gpu;      /**< of this rank; NULL: the host alone */
     struct pldi_gpu_group *on_gpu;
+    char why[PLDI_TEXT_BYTES];
 };
 
 /** Over a transport object, which it owns from here on, also on failure. */
@@ -243,8 +244,16 @@ int pldi_group_create(struct pldi_engine *engine, struct pldi_transport *transpo
 /** As pld_group_destroy(); the code is that of closing the transport object. */
 int pldi_group_close(pld_group **group);
 
+/** A part's transport object, as the transport's split(); collective over the parent.  Where
+ *  it fails on one rank the others may not know yet. */
+int pldi_group_part(pld_group *parent, int color, const int *members, int size,
+                    struct pldi_transport **out);
+
 /** Scratch of so many bytes for each lane. */
 int pldi_work_reserve(pld_group *group, size_t bytes);
+
+/** The code of a group that is broken, with the sentence that says why. */
+int pldi_group_failed(const pld_request *op);
 
 /** Move on; sets *moved if anything happened.  1: done, 0: not yet; or an error. */
 int pldi_op_step(pld_request *op, int *moved);

@@ -322,8 +322,7 @@ static int post(pld_request *filled, const pld_coll_opts *opts)
     if (g->code != 0)
         return pldi_gpu_failed(g);
     if (filled->group->broken != 0) {
-        (void)pldi_fail(filled->group->broken, "%s on a group whose communication failed before",
-                        pldi_kind_name(filled->kind));
+        (void)pldi_group_failed(filled);
         return pldi_gpu_fail(g, filled->group->broken);
     }
     if (filled->kind == PLDI_LEAVES)

@@ -104,6 +104,8 @@ static int break_group(pld_group *group, int code)
         pldi_hall_break(group->nodes->hall, code);
     pldi_work_cancel(group);
     pldi_route_cancel(group);
+    if (group->broken == 0)
+        (void)snprintf(group->why, sizeof(group->why), "%s", pld_last_error());
     group->broken = code;
     if (group->team != NULL)
         pldi_team_break(group->team, code);
@@ -119,6 +121,12 @@ void pldi_group_break(pld_group *group, int code)
     pldi_engine_enter(group->engine);
     (void)break_group(group, code);
     pldi_engine_leave(group->engine);
+}
+
+int pldi_group_failed(const pld_request *op)
+{
+    return pldi_fail(op->group->broken, "%s on a group whose communication failed before: %s",
+                     pldi_kind_name(op->kind), op->group->why);
 }
 
 static void choose(pld_request *op)
@@ -187,8 +195,7 @@ static int step_collective(pld_request *op, int *moved)
     int rc;
 
     if (g->broken != 0)
-        return pldi_fail(g->broken, "%s on a group whose communication failed before",
-                         pldi_kind_name(op->kind));
+        return pldi_group_failed(op);
     if (op->state == PLDI_NEW)
         set_tree(op);
     if (g->team != NULL) {
@@ -247,8 +254,7 @@ static int step_p2p(pld_request *op)
     if (g->broken != 0) {
         if (op->xfer.active)
             g->transport->ops->cancel(g->transport, &op->xfer);
-        return pldi_fail(g->broken, "%s on a group whose communication failed before",
-                         pldi_kind_name(op->kind));
+        return pldi_group_failed(op);
     }
     if (op->state == PLDI_NEW)
         PLDI_TRY(post_p2p(op, bytes));

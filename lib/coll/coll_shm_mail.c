@@ -606,8 +606,7 @@ int pldi_mail_step(pld_request *op, int *moved)
 
     if (op->group->broken != 0) {
         delist(op);
-        return pldi_fail(op->group->broken, "%s on a group whose communication failed before",
-                         pldi_kind_name(op->kind));
+        return pldi_group_failed(op);
     }
     if (op->state == PLDI_NEW) {
         enlist(op);
