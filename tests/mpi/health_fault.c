@@ -133,6 +133,19 @@ static int part_long_ago(pld_group *g, int last, const char *how)
     return rc == PLD_ERR_MISMATCH ? 0 : -1;
 }
 
+/* As many elements to each as the sender's number says: nothing in which ranks part. */
+static int send_unevenly(pld_group *g)
+{
+    static float received[8 * COUNT];
+    size_t sent[8], expected[8];
+
+    for (int r = 0; r < pld_group_size(g); r++) {
+        sent[r] = (size_t)pld_group_rank(g);
+        expected[r] = (size_t)r;
+    }
+    return pld_alltoall_v(g, buffer, sent, received, expected, PLD_F32, NULL);
+}
+
 static int run(const char *fault, const char *how)
 {
     pld_group *g = pld_runtime_world(rt);
@@ -144,6 +157,8 @@ static int run(const char *fault, const char *how)
         rc = reduce(g, how, COUNT, "warm up");
     if (rc < 0)
         return rc;
+    if (strcmp(fault, "uneven") == 0)
+        return send_unevenly(g);
     if (strcmp(fault, "old") == 0)
         return part_long_ago(g, last, how);
     if (strcmp(fault, "root") == 0)
