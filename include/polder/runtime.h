@@ -83,7 +83,7 @@ enum {
  * Join the job.  MPI is initialised (MPI_Init_thread, MPI_THREAD_SERIALIZED
  * wanted) only if nobody did so before; only then will close finalise it.
  *
- * - Collective over the communicator.
+ * - Collective over the communicator.  Waits for the other ranks until the deadline, see below.
  * - Non-blocking operations are moved on by a thread of the library's own where
  *   that is allowed: MPI was initialised here and is MPI_THREAD_SERIALIZED, or
  *   is MPI_THREAD_MULTIPLE.  In the first case the program must not call MPI
@@ -105,7 +105,8 @@ enum {
  * - Errors: PLD_ERR_ARG, PLD_ERR_IO (trace folder), PLD_ERR_UNSUPPORTED (unknown or not built
  *   transport; "cuda" without plugin, driver or GPU; POLDER_DEVICE_PATH=nccl without NCCL),
  *   PLD_ERR_DEVICE, PLD_ERR_DEVMEM, PLD_ERR_STATE (a runtime is already open, or MPI is
- *   finalised), PLD_ERR_TRANSPORT, PLD_ERR_NOMEM.
+ *   finalised), PLD_ERR_TRANSPORT, PLD_ERR_NOMEM, PLD_ERR_PEER and PLD_ERR_TIMEOUT (ranks did
+ *   not come, or ended on the way; MPI is then not finalised).
  *
  * @param opts  may be NULL; not kept
  * @param out   receives the runtime; give it back to pld_runtime_close()

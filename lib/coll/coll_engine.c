@@ -26,6 +26,7 @@
 #include <stdio.h>
 #include <time.h>
 
+#include "base/base_clock.h"
 #include "base/base_cpu.h"
 #include "base/base_err.h"
 #include "base/base_mem.h"
@@ -52,6 +53,7 @@ struct pldi_engine {
     int asleep; /* the comm thread, until it is woken */
     pthread_t thread;
     struct pldi_door *door; /* NULL: none */
+    double limit, until;    /* seconds, and when they have passed; 0: none */
 };
 
 /* One more fruitless pass; `tries` counts them. */
@@ -365,6 +367,19 @@ void pldi_engine_set_door(struct pldi_engine *engine, struct pldi_door *door)
     (void)pthread_mutex_lock(&engine->lock);
     engine->door = door;
     (void)pthread_mutex_unlock(&engine->lock);
+}
+
+void pldi_engine_set_limit(struct pldi_engine *engine, double seconds)
+{
+    (void)pthread_mutex_lock(&engine->lock);
+    engine->limit = seconds;
+    engine->until = pldi_now() + seconds;
+    (void)pthread_mutex_unlock(&engine->lock);
+}
+
+double pldi_engine_late(const struct pldi_engine *engine)
+{
+    return engine->limit > 0 && pldi_now() > engine->until ? engine->limit : 0;
 }
 
 int pldi_engine_active(struct pldi_engine *engine)

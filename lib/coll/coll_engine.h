@@ -30,6 +30,12 @@ void pldi_engine_set_cores(struct pldi_engine *engine, int cpus, int ranks);
 /** Where this rank sleeps; those whom it waits for ring there.  NULL: nowhere, any more. */
 void pldi_engine_set_door(struct pldi_engine *engine, struct pldi_door *door);
 
+/** What nobody watches over yet, for the runtime opens, is to end within so many seconds from now;
+ *  0: whenever it does. */
+void pldi_engine_set_limit(struct pldi_engine *engine, double seconds);
+/** Those seconds if they have passed, else 0. */
+double pldi_engine_late(const struct pldi_engine *engine);
+
 /** Operations under way. */
 int pldi_engine_active(struct pldi_engine *engine);
 

@@ -1,6 +1,7 @@
 /* SPDX-FileCopyrightText: The polder authors */
 /* SPDX-License-Identifier: Apache-2.0 */
 
+#include <sched.h>
 #include <string.h>
 
 #include "base/base_err.h"
@@ -19,7 +20,8 @@
 enum {
     MAX_CHUNK = 512 << 10,
     MIN_CHUNK = 32 << 10,
-    ALL_CHUNKS = 1 << 20 /* of the peers of one lane together */
+    ALL_CHUNKS = 1 << 20, /* of the peers of one lane together */
+    LOOKS = 100
 };
 
 static void free_work(struct pldi_work *w)
@@ -225,20 +227,71 @@ static int find_largest(const int *colors_keys, int size)
     return most;
 }
 
-static int split(pld_group *parent, int color, int key, int *table, pld_group **out)
+/* Some looks whether the part may be used by now: 1, 0 or an error. */
+static int look_at_part(pld_group *parent)
 {
     struct pldi_transport *t = parent->transport;
+    int done = 0;
+    int rc = PLD_OK;
+
+    for (int tries = 0; rc == PLD_OK && !done && tries < LOOKS; tries++) {
+        if (tries > 0)
+            (void)sched_yield();
+        pldi_engine_enter(parent->engine);
+        rc = t->ops->settle(t, &done);
+        pldi_engine_leave(parent->engine);
+    }
+    return rc < 0 ? rc : done;
+}
+
+/* Between looks all say whether they have their part, in an operation that is watched over. */
+static int await_part(pld_group *parent, int rc)
+{
+    int32_t all[2] = {0, 0}; /* have it; the worst code */
+
+    while (all[0] == 0 && all[1] == 0) {
+        const int looked = rc < 0 ? rc : look_at_part(parent);
+        const int32_t mine[2] = {looked > 0, looked < 0 ? looked : 0};
+
+        rc = looked < 0 ? looked : PLD_OK;
+        PLDI_TRY(pld_allreduce(parent, mine, all, 2, PLD_I32, PLD_MIN, NULL));
+    }
+    return rc;
+}
+
+/* It takes all ranks, and some may be lost meanwhile: nobody waits for them in the transport. */
+int pldi_group_part(pld_group *parent, int color, const int *members, int size,
+                    struct pldi_transport **out)
+{
+    struct pldi_transport *t = parent->transport;
+    int32_t bid = t->ops->bid != NULL ? t->ops->bid(t) : 0;
+    int rc;
+
+    if (t->ops->bid != NULL)
+        PLDI_TRY(pld_allreduce(parent, &bid, &bid, 1, PLD_I32, PLD_MAX, NULL));
+    pldi_engine_enter(parent->engine);
+    rc = t->ops->split(t, color, bid, members, size, out);
+    pldi_engine_leave(parent->engine);
+    if (t->ops->settle != NULL)
+        rc = await_part(parent, rc);
+    if (rc < 0 && *out != NULL) {
+        (void)(*out)->ops->close(*out);
+        *out = NULL;
+    }
+    return rc;
+}
+
+static int split(pld_group *parent, int color, int key, int *table, pld_group **out)
+{
     struct pldi_transport *child = NULL;
     int *members = table + 2 * parent->size;
     int mine[2] = {color < 0 ? -1 : color, key};
     int rc;
 
     PLDI_TRY(pld_allgather(parent, mine, table, 2, PLD_I32, NULL));
-    /* All ranks have called by now: what follows cannot wait for work of ours. */
-    pldi_engine_enter(parent->engine);
-    rc = t->ops->split(t, color, key, members,
-                       color < 0 ? 0 : select_members(table, parent->size, color, members), &child);
-    pldi_engine_leave(parent->engine);
+    rc = pldi_group_part(parent, color, members,
+                         color < 0 ? 0 : select_members(table, parent->size, color, members),
+                         &child);
     if (rc == PLD_OK && child != NULL)
         rc = pldi_group_create(parent->engine, child, out);
     if (rc == PLD_OK && child != NULL)

@@ -12,6 +12,7 @@
 #include "coll/coll_check.h"
 #include "coll/coll_engine.h"
 #include "coll/coll_shape.h"
+#include "coll/coll_shm.h"
 #include "health/health_ring.h"
 
 /* Two exchanges: of where rings are, and of where to ask those that cannot be mapped. */
@@ -115,6 +116,32 @@ int pldi_coll_record(pld_request *op)
     return PLD_OK;
 }
 
+/* A rank of the group from which nothing has come; -1: not known. */
+static int find_missing(const pld_group *g)
+{
+    if (g->team != NULL)
+        return g->team->seen < g->team->size ? g->team->seen : -1;
+    for (int r = 0; g->work.recvs != NULL && r < g->size; r++) {
+        if (g->work.recvs[r].active)
+            return r;
+    }
+    return -1;
+}
+
+/* While the runtime opens there is no watchdog yet. */
+static int check_opening(const pld_request *op)
+{
+    const double limit = pldi_engine_late(op->group->engine);
+    const int missing = limit > 0 ? find_missing(op->group) : -1;
+
+    if (limit <= 0)
+        return PLD_OK;
+    if (missing < 0)
+        return pldi_fail(PLD_ERR_TIMEOUT, "pld_runtime_open: no end within %.1f s", limit);
+    return pldi_fail(PLD_ERR_TIMEOUT, "pld_runtime_open: nothing came from rank %d within %.1f s",
+                     op->group->world[missing], limit);
+}
+
 int pldi_coll_stepped(pld_request *op, int rc, int moved)
 {
     const struct pldi_health_group *health = op->group->health;
@@ -124,8 +151,9 @@ int pldi_coll_stepped(pld_request *op, int rc, int moved)
         pldi_health_started(health, op->ticket);
     }
     if (rc == 0 && !moved) {
-        rc = pldi_health_check(health, op->ticket, op->print.sequence,
-                               is_message(op) ? op->peer : -1);
+        rc = health == NULL ? check_opening(op)
+                            : pldi_health_check(health, op->ticket, op->print.sequence,
+                                                is_message(op) ? op->peer : -1);
         if (rc < 0)
             rc = pldi_op_give_up(op, rc);
     }

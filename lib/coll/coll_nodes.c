@@ -115,9 +115,7 @@ static int make_local(pld_group *group, struct pldi_nodes *n)
     int32_t shared;
     int rc;
 
-    pldi_engine_enter(group->engine);
-    rc = group->transport->ops->split(group->transport, node, group->rank, members, size, &t);
-    pldi_engine_leave(group->engine);
+    rc = pldi_group_part(group, node, members, size, &t);
     if (rc == PLD_OK)
         rc = pldi_group_create(group->engine, t, &n->local);
     rc = pld_agree(group, rc);

@@ -141,6 +141,14 @@ static int open_health(pld_runtime *rt, const pld_runtime_opts *o)
     return pldi_coll_open_health(rt->world, &opts, &rt->health);
 }
 
+/* One that is none is refused later, on all ranks. */
+static double opening_timeout(const pld_runtime_opts *o)
+{
+    double seconds = 0;
+
+    return read_timeout(o->timeout, &seconds) < 0 ? DEADLINE : seconds;
+}
+
 static int wire(pld_runtime *rt, const pld_runtime_opts *opts)
 {
     const char *wanted = getenv("POLDER_COMM_THREAD");
@@ -150,8 +158,10 @@ static int wire(pld_runtime *rt, const pld_runtime_opts *opts)
     PLDI_TRY(pldi_engine_create(threads, 0, &rt->engine));
     rt->transport = NULL;
     PLDI_TRY(pldi_group_create(rt->engine, transport, &rt->world));
+    pldi_engine_set_limit(rt->engine, opening_timeout(opts));
     PLDI_TRY(find_node(rt));
     PLDI_TRY(open_health(rt, opts));
+    pldi_engine_set_limit(rt->engine, 0);
     PLDI_TRY(pldi_runtime_device_open(rt->world, opts->device, rt->places, &rt->node, &rt->device,
                                       rt->device_note));
     rt->world->device = rt->device;
@@ -184,7 +194,8 @@ int pldi_runtime_open(const struct pldi_transport_ops *ops, const struct pldi_tr
 
 static int open_by_name(const pld_runtime_opts *o, pld_runtime **out)
 {
-    const struct pldi_transport_args args = {.use_comm = o->use_comm, .comm = o->comm};
+    const struct pldi_transport_args args = {
+        .use_comm = o->use_comm, .comm = o->comm, .timeout = opening_timeout(o)};
     const struct pldi_transport_ops *ops;
     const char *name = o->transport != NULL ? o->transport : getenv("POLDER_TRANSPORT");
 
@@ -224,6 +235,13 @@ static void close_gpu(pld_runtime *rt)
     pldi_gpu_close(&rt->gpu);
 }
 
+static int is_lost(const pld_runtime *rt)
+{
+    if (rt->world != NULL && rt->world->health == NULL) /* it did not come to be open */
+        return rt->world->broken != 0;
+    return rt->health != NULL && pldi_health_is_lost(rt->health);
+}
+
 int pld_runtime_close(pld_runtime **runtime)
 {
     struct pldi_node_shm *node;
@@ -246,8 +264,8 @@ int pld_runtime_close(pld_runtime **runtime)
     pldi_engine_destroy(&rt->engine);
     t = rt->world != NULL ? rt->world->transport : rt->transport;
     node = rt->world != NULL ? rt->world->node : NULL;
-    if (t != NULL && rt->health != NULL)
-        t->lost = pldi_health_is_lost(rt->health);
+    if (t != NULL)
+        t->lost = is_lost(rt);
     if (rt->world != NULL)
         rc = pldi_group_close(&rt->world);
     else if (t != NULL)

@@ -6,8 +6,8 @@
  * What moves bytes between ranks.
  *
  * A transport object is a communicator: an ordered set of ranks whose messages
- * never match those of another object.  All calls are non-blocking but split and
- * close, and are made by one thread at a time per job (the engine of lib/coll
+ * never match those of another object.  All calls are non-blocking but open
+ * and close, and are made by one thread at a time per job (the engine of lib/coll
  * sees to that), not necessarily by the same one if `threads` is 1.
  *
  * Functions return 0 or PLD_ERR_*, never print, never abort.
@@ -40,12 +40,13 @@ struct pldi_transport_args {
     int comm;                  /**< mpi: Fortran handle */
     struct pldi_inproc *world; /**< inproc */
     int rank;                  /**< inproc */
+    double timeout;            /**< mpi: seconds to wait for the other ranks; 0: for ever */
 };
 
 struct pldi_transport_ops {
     const char *name; /**< as in POLDER_TRANSPORT=name */
 
-    /** Join the job.  Collective over it. */
+    /** Join the job.  Collective over it.  PLD_ERR_TIMEOUT: not all ranks came. */
     int (*open)(const struct pldi_transport_args *args, struct pldi_transport **out);
 
     /** Of the first object of a job: leave it; collective.  Of others: local, cannot fail. */
@@ -62,13 +63,23 @@ struct pldi_transport_ops {
     /** Give x up, so that its buffer is the caller's again. */
     void (*cancel)(struct pldi_transport *t, struct pldi_xfer *x);
 
+    /** May be NULL: 0.  split() takes the greatest of these numbers among all ranks of t. */
+    int (*bid)(const struct pldi_transport *t);
+
     /**
      * The communicator of `members` (ranks of t, in their new order; this rank among
      * them), or *out = NULL if color < 0.  Collective over t, in lock step: all
-     * ranks are already in the call, or about to make it without waiting.
+     * ranks are already in the call, or about to make it without waiting.  It is used, or
+     * closed, after settle() has said that it may be.
      */
-    int (*split)(struct pldi_transport *t, int color, int key, const int *members, int size,
+    int (*split)(struct pldi_transport *t, int color, int bid, const int *members, int size,
                  struct pldi_transport **out);
+
+    /**
+     * May be NULL: a part may be used at once.  Move on what the last split of t began:
+     * *done = 1 when this rank may use its part.  Never waits for a rank that is lost.
+     */
+    int (*settle)(struct pldi_transport *t, int *done);
 
     /** May be NULL.  Whether that rank has left.  Local. */
     int (*gone)(struct pldi_transport *t, int rank);

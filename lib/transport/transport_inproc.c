@@ -284,14 +284,14 @@ static void cancel(struct pldi_transport *base, struct pldi_xfer *x)
     (void)pthread_mutex_unlock(&t->world->lock);
 }
 
-static int split(struct pldi_transport *base, int color, int key, const int *members, int size,
+static int split(struct pldi_transport *base, int color, int bid, const int *members, int size,
                  struct pldi_transport **out)
 {
     struct inproc *parent = (struct inproc *)base;
     uint64_t place[3] = {parent->context, ++parent->splits, (uint64_t)(uint32_t)color};
     struct inproc *t;
 
-    (void)key;
+    (void)bid;
     *out = NULL;
     if (color < 0)
         return PLD_OK;

@@ -14,7 +14,7 @@
 #include "mpi_tap.h"
 #include "numbers.h"
 
-enum { DTYPES = 7, SIZES = 8, OPS = 5, MOST_RANKS = 5 };
+enum { DTYPES = 7, SIZES = 8, OPS = 5, MOST_RANKS = 5, PARTS = 12 };
 
 static const pld_dtype dtypes[DTYPES] = {PLD_F32, PLD_F64, PLD_F16, PLD_BF16,
                                          PLD_I32, PLD_I64, PLD_U8};
@@ -407,6 +407,49 @@ static void test_group(pld_runtime *rt, int color, int key, int shared, const ch
         (void)MPI_Comm_free(&t.comm);
 }
 
+/* Of a ring; messages of equal ranks and tag differ by their group alone. */
+static int pass_on(pld_group *g, int32_t value, pld_request **sent)
+{
+    const pld_coll_opts opts = {PLD_OPTS(pld_coll_opts), .request = sent};
+    static int32_t values[PARTS];
+
+    values[value] = value;
+    return pld_send(g, &values[value], 1, PLD_I32, (pld_group_rank(g) + 1) % pld_group_size(g), 0,
+                    &opts);
+}
+
+static int take_in(pld_group *g, int32_t value)
+{
+    const int size = pld_group_size(g);
+    int32_t got = -1;
+
+    NEED(pld_recv(g, &got, 1, PLD_I32, (pld_group_rank(g) + size - 1) % size, 0, NULL) == 0);
+    NEED(got == value);
+    got = 1;
+    NEED(pld_allreduce(g, &got, &got, 1, PLD_I32, PLD_SUM, NULL) == 0);
+    NEED(got == size);
+    return 0;
+}
+
+/* Each is a part of the one before it, more than there are communicators in store. */
+static int test_parts(pld_runtime *rt, int rank)
+{
+    pld_group *parts[PARTS] = {NULL};
+    pld_request *sent[PARTS] = {NULL};
+    int bad = pld_group_split(pld_runtime_world(rt), rank == 0, rank, &parts[0]);
+
+    for (int i = 1; i < PARTS && bad == 0; i++)
+        bad = pld_group_split(parts[i - 1], 0, i % 2 ? -rank : rank, &parts[i]);
+    for (int i = 0; i < PARTS && bad == 0; i++)
+        bad = pass_on(parts[i], i, &sent[i]);
+    for (int i = PARTS - 1; i >= 0 && bad == 0; i--)
+        bad = take_in(parts[i], i);
+    bad |= pld_request_wait_all(PARTS, sent);
+    for (int i = 0; i < PARTS; i++)
+        pld_group_destroy(&parts[i]);
+    return bad;
+}
+
 static void test_runtime(int rank, int size)
 {
     pld_runtime *rt = NULL;
@@ -420,6 +463,7 @@ static void test_runtime(int rank, int size)
     test_group(rt, rank % 3 == 1, rank, 0, "every third, and the rest");
     test_group(rt, rank == 0 ? -1 : rank == size - 1, -rank, 0,
                "none, the last, and the rest in reverse");
+    all_ok(test_parts(rt, rank), "parts of parts");
     rc = pld_runtime_close(&rt);
     all_ok(rc != 0, "and leave");
 }

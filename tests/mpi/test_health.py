@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Jobs in which a rank goes wrong: who is told what, and that nothing stays behind.
 
-test_health.py MPIRUN PROGRAM SOURCE LATE POLDER PART
+test_health.py MPIRUN PROGRAM SOURCE LATE GONE POLDER PART
 """
 import json
 import os
@@ -18,7 +18,8 @@ import traceback
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from tap import done, equal, ok, skip
 
-mpirun, program, source, late, polder, part = sys.argv[1:]
+mpirun, program, source, late, gone, polder, part = sys.argv[1:]
+OTHERS = {"late": late, "gone": gone}  # they have the fault as how
 LINES = {m[1]: number for number, text in enumerate(open(source), 1)
          if (m := re.search(r"/\* line: (\w+) \*/", text))}
 LAUNCH = [mpirun, "--oversubscribe", "--bind-to", "none", "--enable-recovery"]
@@ -56,7 +57,7 @@ class Job:
     runs = 0
 
     def __init__(self, fault, ranks, how="block", **environment):
-        command = [late, how] if fault == "late" else [program, fault, how]
+        command = [OTHERS[fault], how] if fault in OTHERS else [program, fault, how]
         self.name = f"{fault}, {ranks} ranks, {how} {environment or ''}"
         environment = {"POLDER_TIMEOUT": str(DEADLINE if fault in HANGS else 30), **environment}
         Job.runs += 1
@@ -218,6 +219,33 @@ def lates():
                  "and leave without MPI_Finalize")
 
 
+def goners():
+    """Ranks that die where the others wait for them outside of operations, or hear of it late."""
+    for ranks, environment in ((3, {}), (3, {"POLDER_SHM": "0"}), (4, {"POLDER_FAKE_NODES": "2"})):
+        last = ranks - 1
+        others = range(last)
+        job = Job("gone", ranks, "split", **environment)
+        job.says(codes(job) == dict.fromkeys(others, "PLD_ERR_PEER"), "all others are told")
+        job.says(all(re.search(rf"rank {last} \(.*process \d+\) ended", t)
+                     for _, t in job.errors.values()), "of whom")
+        again = re.findall(r"^again \d+: PLD_ERR_PEER: barrier on a group.*?\nEND", job.text,
+                           re.M | re.S)
+        job.says(len(again) == last and all(f"rank {last} (" in t for t in again),
+                 "and again at the next call")
+    job = Job("gone", 3, "open", POLDER_TIMEOUT=str(DEADLINE))
+    job.says(codes(job) == {0: "PLD_ERR_TIMEOUT", 1: "PLD_ERR_TIMEOUT"} and
+             all(f"not all ranks came within {DEADLINE}.0 s" in t for _, t in job.errors.values()),
+             "who opens waits until the deadline")
+    job = Job("gone", 3, "opening", POLDER_TIMEOUT=str(DEADLINE))
+    job.says(codes(job) == {0: "PLD_ERR_TIMEOUT", 1: "PLD_ERR_TIMEOUT"} and
+             all("nothing came from rank 2" in t for _, t in job.errors.values()),
+             "also for who comes, and does not go on")
+    job = Job("gone", 3, "together", POLDER_COMM_THREAD="0")
+    job.says(codes(job) == {0: "PLD_ERR_PEER", 1: "PLD_ERR_PEER"} and
+             all("rank 2 (" in t for _, t in job.errors.values()),
+             "who was lost is named, not who gave up for it")
+
+
 def trace(*arguments):
     run = subprocess.run([polder, "trace", *arguments], capture_output=True, text=True,
                          errors="replace")
@@ -283,6 +311,14 @@ def trace_of_slow(top, folder):
        f"clocks of one machine are compared as such: {offsets}")
 
 
+def trace_of_uneven(top, folder):
+    Job("uneven", 3, POLDER_TRACE_DIR=folder)
+    status, found = trace_json(folder)
+    counts = [e["count"] for r in found["ranks"] for e in r["entries"] if e["kind"] == "alltoall_v"]
+    equal((status, found["divergence"], counts), (0, None, [0, 3, 6]),
+          "counts that are each rank's own are no divergence")
+
+
 def trace_of_report(top, folder):
     Job("loop", 2, POLDER_TRACE_DIR=folder)
     report = open(os.path.join(folder, "report.txt")).read()
@@ -315,7 +351,8 @@ def trace_of_broken(top, folder):
 def traces():
     with tempfile.TemporaryDirectory() as top:
         folder = os.path.join(top, "traces")
-        for check in trace_of_dead, trace_of_slow, trace_of_report, trace_of_old, trace_of_broken:
+        for check in (trace_of_dead, trace_of_slow, trace_of_uneven, trace_of_report,
+                      trace_of_old, trace_of_broken):
             try:
                 check(top, folder)
             except Exception as error:  # what was not printed or written, and where it was missed
@@ -335,6 +372,8 @@ elif part == "hang_nodes":
     hangs([{"RANKS": "4", "POLDER_FAKE_NODES": "2"}])
 elif part == "late":
     lates()
+elif part == "gone":
+    goners()
 elif part == "nodes":
     nodes()
 elif part == "short":
