@@ -56,7 +56,7 @@ typedef struct {
     int code; /**< with which it ended */
     int thread;
     char group_name[24];
-    char kind[16];  /**< "allreduce" */
+    char kind[24];  /**< "allreduce" */
     char dtype[8];  /**< "" if it has no data */
     char reduce[8]; /**< "sum"; "" if it does not reduce */
     char site[64];  /**< "train.c:231" */

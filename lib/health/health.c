@@ -105,7 +105,7 @@ static void fill_head(const struct pldi_health *h, const char *host)
     head->pid = getpid();
     (void)snprintf(head->host, sizeof(head->host), "%s", host);
     for (unsigned i = 0; i < PLDI_RING_KINDS; i++)
-        (void)snprintf(head->kinds[i], sizeof(head->kinds[i]), "%.15s", h->opts.kind_name(i));
+        (void)snprintf(head->kinds[i], sizeof(head->kinds[i]), "%.23s", h->opts.kind_name(i));
     for (int i = 0; i < 16; i++) {
         const char *name = pld_dtype_name((pld_dtype)i);
 

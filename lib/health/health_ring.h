@@ -25,7 +25,7 @@
 #include "base/base_ticks.h"
 
 enum {
-    PLDI_RING_VERSION = 2,
+    PLDI_RING_VERSION = 3,
     PLDI_RING_SKIP = 4096, /**< bytes in front of it in a file */
     PLDI_RING_RECORDS = 4096,
     PLDI_RING_SITES = 1024,
@@ -45,7 +45,7 @@ struct pldi_ring_head {
     int32_t rank, size;
     int64_t pid;
     char host[72];
-    char kinds[PLDI_RING_KINDS][16];
+    char kinds[PLDI_RING_KINDS][24];
     char dtypes[16][8];
     char ops[8][8];
     _Atomic uint64_t job, clock_offset, wall_offset;

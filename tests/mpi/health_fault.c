@@ -138,12 +138,16 @@ static int send_unevenly(pld_group *g)
 {
     static float received[8 * COUNT];
     size_t sent[8], expected[8];
+    int rc;
 
     for (int r = 0; r < pld_group_size(g); r++) {
         sent[r] = (size_t)pld_group_rank(g);
         expected[r] = (size_t)r;
     }
-    return pld_alltoall_v(g, buffer, sent, received, expected, PLD_F32, NULL);
+    rc = pld_alltoall_v(g, buffer, sent, received, expected, PLD_F32, NULL);
+    if (rc < 0)
+        return rc;
+    return pld_reduce_scatter_v(g, buffer, received, expected, PLD_F32, PLD_SUM, NULL);
 }
 
 static int run(const char *fault, const char *how)

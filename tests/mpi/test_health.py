@@ -317,6 +317,8 @@ def trace_of_uneven(top, folder):
     counts = [e["count"] for r in found["ranks"] for e in r["entries"] if e["kind"] == "alltoall_v"]
     equal((status, found["divergence"], counts), (0, None, [0, 3, 6]),
           "counts that are each rank's own are no divergence")
+    equal([r["entries"][-1]["kind"] for r in found["ranks"]], ["reduce_scatter_v"] * 3,
+          "names are not cut")
 
 
 def trace_of_report(top, folder):
