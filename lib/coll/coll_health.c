@@ -120,7 +120,7 @@ int pldi_coll_record(pld_request *op)
 static int find_missing(const pld_group *g)
 {
     if (g->team != NULL)
-        return g->team->seen < g->team->size ? g->team->seen : -1;
+        return g->team->levels == NULL && g->team->seen < g->team->size ? g->team->seen : -1;
     for (int r = 0; g->work.recvs != NULL && r < g->size; r++) {
         if (g->work.recvs[r].active)
             return r;

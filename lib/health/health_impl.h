@@ -23,6 +23,7 @@ struct pldi_other {
     struct pldi_health_card card;
     _Atomic int gone;        /**< enum pldi_gone */
     _Atomic int64_t gone_at; /**< ns when this was found out */
+    _Atomic int64_t over_at; /**< ns when the process of one that left was found to have ended */
 };
 
 struct pldi_site_key {

@@ -131,14 +131,20 @@ int pldi_health_check(const struct pldi_health_group *g, uint64_t ticket, uint64
     return pldi_health_look(g, ticket, sequence, peer);
 }
 
-/* Whether a rank has been gone, as `how` says, for so long that what it sent has arrived. */
+/* Whether what a rank sent before that moment has arrived. */
+static int is_past(int64_t moment, const pld_trace_record *op)
+{
+    const int64_t since = moment > op->called ? moment : op->called;
+
+    return pldi_health_now() - since >= GRACE;
+}
+
 static int has_gone(const struct pldi_health *h, int rank, enum pldi_gone how,
                     const pld_trace_record *op)
 {
     const struct pldi_other *p = &h->peers[rank];
-    const int64_t since = p->gone_at > op->called ? p->gone_at : op->called;
 
-    return p->gone == (int)how && pldi_health_now() - since >= GRACE;
+    return p->gone == (int)how && is_past(p->gone_at, op);
 }
 
 int pldi_health_look(const struct pldi_health_group *g, uint64_t ticket, uint64_t sequence,
@@ -160,8 +166,12 @@ int pldi_health_look(const struct pldi_health_group *g, uint64_t ticket, uint64_
         if (has_gone(h, g->members[r], PLDI_ENDED, &op))
             return lost(g, r, "ended", &op);
     }
-    for (int r = first; peer < 0 && r < end; r++) {
-        if (has_gone(h, g->members[r], PLDI_LEFT, &op) && !came(g, g->members[r], sequence))
+    for (int r = first; r < end; r++) {
+        const struct pldi_other *p = &h->peers[g->members[r]];
+
+        if (!has_gone(h, g->members[r], PLDI_LEFT, &op))
+            continue;
+        if (peer < 0 ? !came(g, g->members[r], sequence) : p->over_at && is_past(p->over_at, &op))
             return lost(g, r, "left the job (pld_runtime_close)", &op);
     }
     return PLD_OK;

@@ -96,6 +96,16 @@ static void listen_to_others(struct pldi_health *h)
     }
 }
 
+/* Until its process ends, what it sent may be on its way. */
+static void look_at_left(struct pldi_health *h, int rank)
+{
+    struct pldi_other *p = &h->peers[rank];
+
+    gone(h, rank, PLDI_LEFT);
+    if (p->over_at == 0 && p->watch >= 0 && pldi_shm_ended(p->card.pid, p->watch))
+        p->over_at = pldi_health_now();
+}
+
 static void look_at_peers(struct pldi_health *h)
 {
     for (int r = 0; r < h->size; r++) {
@@ -104,7 +114,7 @@ static void look_at_peers(struct pldi_health *h)
         if (p->ring == NULL || r == h->rank || p->gone == PLDI_ENDED)
             continue;
         if (p->ring->u.head.left != 0)
-            gone(h, r, PLDI_LEFT);
+            look_at_left(h, r);
         if (p->gone == PLDI_HERE && has_ended(h, r)) {
             gone(h, r, PLDI_ENDED);
             tell_gone(h, r);

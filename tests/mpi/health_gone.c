@@ -88,6 +88,8 @@ static int run(pld_group *g)
 
     if (strcmp(where, "together") == 0)
         return leave_one_by_one(g);
+    if (strcmp(where, "message") == 0)
+        return rank == last ? 0 : pld_recv(g, buffer, 1, PLD_F32, last, 0, NULL);
     armed = 1;
     for (int i = 0; i < SPLITS && rc == 0; i++) { /* not each of them needs MPI */
         pld_group *part = NULL;

@@ -240,6 +240,10 @@ def goners():
     job.says(codes(job) == {0: "PLD_ERR_TIMEOUT", 1: "PLD_ERR_TIMEOUT"} and
              all("nothing came from rank 2" in t for _, t in job.errors.values()),
              "also for who comes, and does not go on")
+    for shm in "1", "0":
+        job = Job("gone", 2, "message", POLDER_SHM=shm)
+        job.says(codes(job)[0] == "PLD_ERR_PEER" and "rank 1 (" in job.errors[0][1],
+                 "a message of a rank that left, and ended")
     job = Job("gone", 3, "together", POLDER_COMM_THREAD="0")
     job.says(codes(job) == {0: "PLD_ERR_PEER", 1: "PLD_ERR_PEER"} and
              all("rank 2 (" in t for _, t in job.errors.values()),
