@@ -59,8 +59,8 @@ typedef struct {
     const char *trace_dir;
     /** Called once per job, on one rank, with the report of a deadline that passed, before any
      *  rank gets an error; and on every rank, once, when it gives the job up, before it gets
-     *  the error or is killed.  Both may be called by a thread of the library, and must not
-     *  call it.  NULL: not called. */
+     *  the error or is killed.  Both may be called by a thread of the library, also while
+     *  pld_runtime_close() waits for other ranks, and must not call it.  NULL: not called. */
     void (*report)(const char *text, void *context);
     void (*give_up)(int code, void *context);
     void *context; /**< passed to both */

@@ -10,10 +10,13 @@
 
 #include <polder/mem.h>
 
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
+#include "base/base_clock.h"
 #include "base/base_err.h"
 #include "base/base_mem.h"
 #include "base/base_opts.h"
@@ -28,11 +31,12 @@
 #include "topo/topo.h"
 #include "transport/transport.h"
 
-enum { OPTS_SIZE_0_1 = 24, OPTS_SIZE = 80 };
+enum { OPTS_SIZE_0_1 = 24, OPTS_SIZE = 80, YIELDS = 1000 };
 _Static_assert(sizeof(pld_runtime_opts) == OPTS_SIZE, "padding, or ABI");
 
 static const double DEADLINE = 300; /* seconds */
 static const double LONGEST = 1e9;
+static const double LOOK_SECONDS = 0.5;
 
 static atomic_flag is_open = ATOMIC_FLAG_INIT;
 
@@ -242,6 +246,29 @@ static int is_lost(const pld_runtime *rt)
     return rt->health != NULL && pldi_health_is_lost(rt->health);
 }
 
+/* Ranks that have not come yet may be lost, or give up. */
+static int are_lost(const pld_runtime *rt, struct pldi_transport *t)
+{
+    const struct timespec nap = {0, 100000};
+    double looked = pldi_now();
+    int lost = is_lost(rt);
+    int done = t->ops->leave == NULL;
+    int rc = PLD_OK;
+
+    for (int tries = 0; rc == PLD_OK && !lost && !done; tries++) {
+        rc = t->ops->leave(t, &done);
+        if (tries < YIELDS)
+            (void)sched_yield();
+        else
+            (void)nanosleep(&nap, NULL);
+        if (pldi_now() - looked < LOOK_SECONDS)
+            continue;
+        looked = pldi_now();
+        lost = is_lost(rt);
+    }
+    return lost || rc < 0;
+}
+
 int pld_runtime_close(pld_runtime **runtime)
 {
     struct pldi_node_shm *node;
@@ -265,7 +292,7 @@ int pld_runtime_close(pld_runtime **runtime)
     t = rt->world != NULL ? rt->world->transport : rt->transport;
     node = rt->world != NULL ? rt->world->node : NULL;
     if (t != NULL)
-        t->lost = is_lost(rt);
+        t->lost = are_lost(rt, t);
     if (rt->world != NULL)
         rc = pldi_group_close(&rt->world);
     else if (t != NULL)

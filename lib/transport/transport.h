@@ -49,6 +49,12 @@ struct pldi_transport_ops {
     /** Join the job.  Collective over it.  PLD_ERR_TIMEOUT: not all ranks came. */
     int (*open)(const struct pldi_transport_args *args, struct pldi_transport **out);
 
+    /**
+     * May be NULL.  Of the first object of a job, before close(): say that this rank leaves;
+     * *done = 1 when all have said so, and close() will not wait for long.  Never waits.
+     */
+    int (*leave)(struct pldi_transport *t, int *done);
+
     /** Of the first object of a job: leave it; collective.  Of others: local, cannot fail. */
     int (*close)(struct pldi_transport *t);
 

@@ -49,6 +49,8 @@ struct job {
     int made, used;     /* duplicates, those below `used` by groups of this rank */
     int size;
     int finalize;
+    int leaving; /* `all_leave` was begun */
+    MPI_Request all_leave;
 };
 
 struct mpi {
@@ -306,6 +308,25 @@ static int open_mpi(const struct pldi_transport_args *args, struct pldi_transpor
     return PLD_OK;
 }
 
+/* MPI_Finalize waits for all ranks, and some may give up the job instead of calling it. */
+static int leave_mpi(struct pldi_transport *base, int *done)
+{
+    struct job *job = ((struct mpi *)base)->job;
+    int finalized = 0;
+    int rc = MPI_SUCCESS;
+
+    (void)MPI_Finalized(&finalized);
+    *done = !job->finalize || finalized;
+    if (*done)
+        return PLD_OK;
+    if (!job->leaving)
+        rc = MPI_Ibarrier(job->first->comm, &job->all_leave);
+    job->leaving = 1;
+    if (rc == MPI_SUCCESS)
+        rc = MPI_Test(&job->all_leave, done, MPI_STATUS_IGNORE);
+    return rc == MPI_SUCCESS ? PLD_OK : fail(rc, "MPI_Ibarrier");
+}
+
 static int close_mpi(struct pldi_transport *base)
 {
     struct mpi *t = (struct mpi *)base;
@@ -527,6 +548,7 @@ static int settle(struct pldi_transport *base, int *done)
 const struct pldi_transport_ops pldi_transport_mpi = {
     .name = "mpi",
     .open = open_mpi,
+    .leave = leave_mpi,
     .close = close_mpi,
     .isend = isend,
     .irecv = irecv,

@@ -22,6 +22,7 @@
 enum { COUNT = 100, WARM_UP = 3 };
 
 static pld_runtime *rt;
+static int rank; /* also while the runtime closes */
 static volatile sig_atomic_t given_up;
 static float buffer[8 * COUNT];
 
@@ -36,7 +37,7 @@ static void give_up(int code, void *context)
 {
     (void)context;
     given_up = 1;
-    (void)printf("give-up %d %s\n", pld_runtime_rank(rt), pld_error_name(code));
+    (void)printf("give-up %d %s\n", rank, pld_error_name(code));
     (void)fflush(stdout);
 }
 
@@ -190,6 +191,7 @@ int main(int argc, char **argv)
         (void)printf("open: %s\n", pld_last_error());
         return 2;
     }
+    rank = pld_runtime_rank(rt);
     rc = run(argc > 1 ? argv[1] : "", how);
     if (rc < 0) {
         (void)printf("rank %d: %s: %s\nEND\n", pld_runtime_rank(rt), pld_error_name(rc),

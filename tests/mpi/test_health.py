@@ -196,6 +196,13 @@ def shorts():
         job.says(codes(job) == {1: "PLD_ERR_TIMEOUT"}, "a message that nobody sends")
         job.says(job.reports and site("recv") in job.reports[0] and
                  re.search(r"rank 0 .* left the job", job.reports[0]), "is reported")
+    for shm in "1", "0":
+        # Those of its own node are told, and close; the others only know the deadline.
+        job = Job("short", 4, POLDER_SHM=shm, POLDER_FAKE_NODES="2", POLDER_TIMEOUT=str(DEADLINE),
+                  HEALTH_CULPRIT="0")
+        job.says(codes(job) == {1: "PLD_ERR_PEER", 2: "PLD_ERR_TIMEOUT", 3: "PLD_ERR_TIMEOUT"},
+                 "its node is told that it left, the other at the deadline")
+        job.says(job.text.count("closed") == 4, "and nobody stays in MPI_Finalize")
     job = Job("slow", 3, POLDER_TIMEOUT="30")
     job.says(not job.errors and not job.reports and job.text.count("closed") == 3,
              "who is slow is let alone")
