@@ -16,7 +16,7 @@
 #include "coll_pattern.h"
 #include "inproc/inproc.h"
 
-enum { RANDOM_GROUPS = 5, RANDOM_ITEMS = 4 };
+enum { RANDOM_GROUPS = 5, RANDOM_ITEMS = 6 };
 
 /* --- random numbers: of the program, the same on all ranks, and of a rank --- */
 
@@ -82,7 +82,7 @@ static const struct {
     [BARRIER] = {"barrier", NONE, NONE},
     [AGREE] = {"agree", NONE, NONE},
     [DIFFER] = {"allreduce that differs", WHOLE, WHOLE, .reduces = 1},
-    [MESSAGE] = {"message", WHOLE, WHOLE},
+    [MESSAGE] = {"message", WHOLE, WHOLE, .lists = 1},
 };
 
 /* An operation, as all ranks of its group know it. */
@@ -275,8 +275,17 @@ static inline struct plan draw_plan(uint64_t *program, int ranks)
 {
     struct plan p = {.act = (enum act)below(program, ACTS), .scale = 1, .salt = draw(program)};
 
-    if (below(program, 4) == 0)
+    switch (below(program, 8)) {
+    case 0:
+    case 1:
         p.act = ALLREDUCE;
+        break;
+    case 2:
+        p.act = MESSAGE;
+        break;
+    default:
+        break;
+    }
     p.group = (int)below(program, RANDOM_GROUPS);
     p.dtype = (pld_dtype)below(program, 9);
     p.op = (pld_op)(PLD_SUM + (int)below(program, 5));
@@ -291,7 +300,8 @@ static inline struct plan draw_plan(uint64_t *program, int ranks)
     p.count = draw_count(program, ranks, pld_dtype_bytes(p.dtype));
     if (acts[p.act].sent == ALL || acts[p.act].received == ALL)
         p.count = p.count > 64 ? p.count * 2 / (size_t)ranks : p.count;
-    p.n_items = below(program, 4) == 0 && acts[p.act].lists ? 1 + below(program, RANDOM_ITEMS) : 0;
+    if (acts[p.act].lists && (p.act == MESSAGE || below(program, 4) == 0))
+        p.n_items = 1 + below(program, RANDOM_ITEMS);
     return p;
 }
 

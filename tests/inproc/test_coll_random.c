@@ -21,7 +21,7 @@
 #include "inproc/inproc.h"
 #include "tap.h"
 
-enum { FIXED_SEEDS = PATTERN_SLOW ? 8 : 30, LIVE = 8, GUARD = 64 };
+enum { FIXED_SEEDS = PATTERN_SLOW ? 5 : 30, LIVE = 8, GUARD = 64 };
 enum { SHARED_ONE = 3 /* of four buffers, so many are in shared memory */ };
 
 /* A program. */
@@ -40,7 +40,7 @@ struct live {
     struct part parts[RANDOM_ITEMS];
     size_t counts[INPROC_MAX_RANKS], counts_in[INPROC_MAX_RANKS];
     size_t number;
-    pld_request *requests[2];
+    pld_request *requests[2 * RANDOM_ITEMS];
     int used;
 };
 
@@ -289,14 +289,14 @@ static int call_other(pld_group *g, const struct live *l, const pld_coll_opts *o
 }
 
 /* Both of them with requests, in either order; or the receive alone. */
-static int call_message(struct rank *r, pld_group *g, struct live *l)
+static int call_message(struct rank *r, pld_group *g, struct live *l, size_t item)
 {
     const struct plan *p = &l->plan;
-    const struct part *a = l->parts;
+    const struct part *a = &l->parts[item];
     const int to = (r->in.me + p->shift) % r->in.size;
     const int from = (r->in.me - p->shift + r->in.size) % r->in.size;
-    const pld_coll_opts in = {PLD_OPTS(pld_coll_opts), .request = &l->requests[0]};
-    const pld_coll_opts out = {PLD_OPTS(pld_coll_opts), .request = &l->requests[1]};
+    const pld_coll_opts in = {PLD_OPTS(pld_coll_opts), .request = &l->requests[2 * item]};
+    const pld_coll_opts out = {PLD_OPTS(pld_coll_opts), .request = &l->requests[2 * item + 1]};
     const int first = !p->waits && below(&r->own, 2) == 0;
     int rc = 0;
 
@@ -309,6 +309,16 @@ static int call_message(struct rank *r, pld_group *g, struct live *l)
     return rc;
 }
 
+static int call_messages(struct rank *r, pld_group *g, struct live *l)
+{
+    const size_t n = l->plan.n_items == 0 ? 1 : l->plan.n_items;
+    int rc = 0;
+
+    for (size_t i = 0; i < n && rc == 0; i++)
+        rc = call_message(r, g, l, i);
+    return rc;
+}
+
 static int call(struct rank *r, pld_group *g, struct live *l)
 {
     const struct plan *p = &l->plan;
@@ -317,7 +327,7 @@ static int call(struct rank *r, pld_group *g, struct live *l)
 
     o.scale = p->op == PLD_AVG ? p->scale * r->in.size : p->scale;
     if (p->act == MESSAGE)
-        return call_message(r, g, l);
+        return call_messages(r, g, l);
     if (p->act == AGREE)
         return pld_agree(g, code) == (p->salt % 2 != 0 ? PLD_ERR_IO : 0) ? 0 : -1;
     if (!acts[p->act].reduces)
@@ -387,7 +397,7 @@ static int conclude(struct rank *r, struct live *l, int rc)
 
 static int finish(struct rank *r, struct live *l)
 {
-    return conclude(r, l, pld_request_wait_all(2, l->requests));
+    return conclude(r, l, pld_request_wait_all((size_t)2 * RANDOM_ITEMS, l->requests));
 }
 
 static int finish_all(struct rank *r)
