@@ -65,24 +65,27 @@ static const struct {
     enum shape sent, received;
     int reduces, from_root, to_root, by_rank, lists;
 } acts[ACTS] = {
-    [ALLREDUCE] = {"allreduce", WHOLE, WHOLE, .reduces = 1, .lists = 1},
-    [REDUCE] = {"reduce", WHOLE, WHOLE, .reduces = 1, .to_root = 1},
-    [REDUCE_SCATTER] = {"reduce_scatter", ALL, OWN, .reduces = 1, .lists = 1},
-    [REDUCE_SCATTER_V] = {"reduce_scatter_v", ALL, OWN, .reduces = 1, .by_rank = 1},
-    [ALLGATHER] = {"allgather", OWN, ALL, .lists = 1},
-    [ALLGATHER_V] = {"allgather_v", OWN, ALL, .by_rank = 1},
-    [BROADCAST] = {"broadcast", WHOLE, WHOLE, .from_root = 1, .lists = 1},
-    [ALLTOALL] = {"alltoall", ALL, ALL},
-    [ALLTOALL_V] = {"alltoall_v", ALL, ALL, .by_rank = 1},
-    [GATHER] = {"gather", OWN, ALL, .to_root = 1},
-    [GATHER_V] = {"gather_v", OWN, ALL, .to_root = 1, .by_rank = 1},
-    [SCATTER] = {"scatter", ALL, OWN, .from_root = 1},
-    [SCATTER_V] = {"scatter_v", ALL, OWN, .from_root = 1, .by_rank = 1},
-    [LEAVES] = {"allreduce_leaves", WHOLE, WHOLE, .reduces = 1},
-    [BARRIER] = {"barrier", NONE, NONE},
-    [AGREE] = {"agree", NONE, NONE},
-    [DIFFER] = {"allreduce that differs", WHOLE, WHOLE, .reduces = 1},
-    [MESSAGE] = {"message", WHOLE, WHOLE, .lists = 1},
+    [ALLREDUCE] = {.name = "allreduce", .sent = WHOLE, .received = WHOLE, .reduces = 1, .lists = 1},
+    [REDUCE] = {.name = "reduce", .sent = WHOLE, .received = WHOLE, .reduces = 1, .to_root = 1},
+    [REDUCE_SCATTER] =
+        {.name = "reduce_scatter", .sent = ALL, .received = OWN, .reduces = 1, .lists = 1},
+    [REDUCE_SCATTER_V] =
+        {.name = "reduce_scatter_v", .sent = ALL, .received = OWN, .reduces = 1, .by_rank = 1},
+    [ALLGATHER] = {.name = "allgather", .sent = OWN, .received = ALL, .lists = 1},
+    [ALLGATHER_V] = {.name = "allgather_v", .sent = OWN, .received = ALL, .by_rank = 1},
+    [BROADCAST] =
+        {.name = "broadcast", .sent = WHOLE, .received = WHOLE, .from_root = 1, .lists = 1},
+    [ALLTOALL] = {.name = "alltoall", .sent = ALL, .received = ALL},
+    [ALLTOALL_V] = {.name = "alltoall_v", .sent = ALL, .received = ALL, .by_rank = 1},
+    [GATHER] = {.name = "gather", .sent = OWN, .received = ALL, .to_root = 1},
+    [GATHER_V] = {.name = "gather_v", .sent = OWN, .received = ALL, .to_root = 1, .by_rank = 1},
+    [SCATTER] = {.name = "scatter", .sent = ALL, .received = OWN, .from_root = 1},
+    [SCATTER_V] = {.name = "scatter_v", .sent = ALL, .received = OWN, .from_root = 1, .by_rank = 1},
+    [LEAVES] = {.name = "allreduce_leaves", .sent = WHOLE, .received = WHOLE, .reduces = 1},
+    [BARRIER] = {.name = "barrier", .sent = NONE, .received = NONE},
+    [AGREE] = {.name = "agree", .sent = NONE, .received = NONE},
+    [DIFFER] = {.name = "allreduce that differs", .sent = WHOLE, .received = WHOLE, .reduces = 1},
+    [MESSAGE] = {.name = "message", .sent = WHOLE, .received = WHOLE, .lists = 1},
 };
 
 /* An operation, as all ranks of its group know it. */

@@ -432,10 +432,12 @@ static struct live *make_room(struct rank *r)
 
 static int do_one(struct rank *r, uint64_t *program, size_t number)
 {
-    const struct plan plan = draw_plan(program, r->job->ranks);
+    struct plan plan = draw_plan(program, r->job->ranks);
     struct live *l;
     int rc;
 
+    if (number % 8 < 4) /* in one group, for they follow each other there */
+        plan.group = (int)(number / 8 % RANDOM_GROUPS);
     if (r->groups[plan.group] == NULL)
         return 0;
     l = make_room(r);
