@@ -228,6 +228,32 @@ static int call_list(pld_group *g, const struct live *l, const pld_coll_opts *o)
     return pld_broadcast_list(g, items, n, p->dtype, p->root, o);
 }
 
+/* The others add up. */
+static int call_odd(pld_group *g, const struct live *l, const pld_coll_opts *o)
+{
+    static const size_t none[INPROC_MAX_RANKS];
+    const struct plan *p = &l->plan;
+    const struct part *a = l->parts;
+    const pld_leaf leaf = {a->at[0], 0};
+    const pld_coll_opts plain = {PLD_OPTS(pld_coll_opts), .request = o->request};
+
+    switch (p->salt / 8 % 6) {
+    case 0:
+        return pld_barrier(g, &plain);
+    case 1:
+        return pld_alltoall_v(g, NULL, none, NULL, none, p->dtype, &plain);
+    case 2:
+        return pld_allreduce_leaves(g, &leaf, 1, 1, a->at[1], a->count, p->dtype, PLD_MAX, &plain);
+    case 3:
+        return pld_broadcast(g, a->at[1], a->count, p->dtype, 0, &plain);
+    case 4:
+        return pld_allreduce(g, a->at[0], a->at[1], a->count == 0 ? 1 : a->count / 2, p->dtype,
+                             p->op, o);
+    default:
+        return pld_allreduce(g, a->at[0], a->at[1], a->count + 1, p->dtype, p->op, o);
+    }
+}
+
 static int call_sum(const struct rank *r, pld_group *g, const struct live *l,
                     const pld_coll_opts *o)
 {
@@ -242,7 +268,8 @@ static int call_sum(const struct rank *r, pld_group *g, const struct live *l,
     case ALLREDUCE:
         return pld_allreduce(g, a->at[0], a->at[1], n, p->dtype, p->op, o);
     case DIFFER:
-        return pld_allreduce(g, a->at[0], a->at[1], n + (r->in.me == p->root), p->dtype, p->op, o);
+        return r->in.me == p->root ? call_odd(g, l, o)
+                                   : pld_allreduce(g, a->at[0], a->at[1], n, p->dtype, p->op, o);
     case LEAVES:
         return pld_allreduce_leaves(g, leaves, 2, 2 * (uint64_t)r->in.size, a->at[1], n, p->dtype,
                                     p->op, o);
