@@ -410,12 +410,15 @@ static int save_new(pld_ckpt *c, int64_t step, struct ckpt_save **out)
     struct ckpt_save *s = pldi_alloc(1, sizeof(*s), "a save");
 
     *out = s;
+    if (s != NULL) {
+        s->c = c;
+        s->step = step;
+        s->commit.lock = -1;
+        s->rank = pld_group_rank(c->world);
+        s->ranks = pld_group_size(c->world);
+    }
+    /* Whole by now: where another rank has no memory, this one's is freed. */
     PLDI_TRY(pld_agree(c->world, s == NULL ? PLD_ERR_NOMEM : PLD_OK));
-    s->c = c;
-    s->step = step;
-    s->commit.lock = -1;
-    s->rank = pld_group_rank(c->world);
-    s->ranks = pld_group_size(c->world);
     PLDI_TRY(plan(s));
     return begin(s);
 }
