@@ -145,8 +145,9 @@ PLD_API int pld_ckpt_test(pld_ckpt *ckpt, int *done);
  *   without any complete one: 0 is returned, *out_step = -1 and nothing changes),
  *   PLD_ERR_CORRUPT (which file is missing, short or altered),
  *   PLD_ERR_MISMATCH (a tensor is missing, left over, or has another shape or
- *   dtype: the checkpoint is of another model), PLD_ERR_IO, PLD_ERR_STATE as above.  After an error
- *   while tensors are read, values are undefined.
+ *   dtype: the checkpoint is of another model), PLD_ERR_IO (also, with "latest": a save cannot be
+ *   read now that may be the newest), PLD_ERR_STATE as above.  After an error while tensors are
+ *   read, values are undefined.
  *
  * @param which     "latest": the newest complete save of the directory, that is, the one saved
  *                  last; else the path of a checkpoint (RUN/step-00000012) or of a run directory

@@ -22,22 +22,23 @@
 #include "ckpt/ckpt_impl.h"
 
 /* Later than any save that is there, whatever the clocks say. */
-static int64_t choose_time(const char *directory)
+static int choose_time(const char *directory, int64_t *time)
 {
     struct ckpt_found *found = NULL;
     struct timespec now;
-    int64_t time;
     size_t count = 0;
+    const int rc = pldi_ckpt_list(directory, &found, &count);
 
+    /* A directory that is gone is told of where the save's own is made. */
+    if (rc < 0 && rc != PLD_ERR_NOTFOUND)
+        return rc;
     (void)clock_gettime(CLOCK_REALTIME, &now);
-    time = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-    if (pldi_ckpt_list(directory, &found, &count) < 0)
-        return time;
+    *time = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
     for (size_t i = 0; i < count; i++)
-        if (found[i].time >= time)
-            time = found[i].time + 1;
+        if (found[i].time >= *time)
+            *time = found[i].time + 1;
     pldi_ckpt_list_free(found, count);
-    return time;
+    return PLD_OK;
 }
 
 int pldi_ckpt_commit_begin(const pld_ckpt *c, int64_t step, struct ckpt_manifest *out,
@@ -57,7 +58,7 @@ int pldi_ckpt_commit_begin(const pld_ckpt *c, int64_t step, struct ckpt_manifest
         return PLD_ERR_NOMEM;
     /* Without a lock the save goes on: then nobody removes remains either. */
     commit->lock = pldi_ckpt_lock(c->directory, 0);
-    out->time = choose_time(c->directory);
+    PLDI_TRY(choose_time(c->directory, &out->time));
     if (pldi_ckpt_point("begin") != 0)
         return pldi_ckpt_io_fail("create directory", commit->part);
     PLDI_TRY(pldi_ckpt_make_directory(commit->part));

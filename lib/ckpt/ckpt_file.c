@@ -32,6 +32,11 @@ int pldi_ckpt_io_fail(const char *verb, const char *path)
     return pldi_fail(PLD_ERR_IO, "cannot %s '%s': %s", verb, path, strerror(errno));
 }
 
+int pldi_ckpt_is_absent(int reason)
+{
+    return reason == ENOENT || reason == ENOTDIR || reason == EISDIR;
+}
+
 char *pldi_ckpt_path(const char *directory, const char *name)
 {
     return pldi_format("%s/%s", directory, name);
@@ -160,7 +165,7 @@ static int read_open_file(int fd, const char *path, void **out, size_t *bytes)
     if (fstat(fd, &about) != 0)
         return pldi_ckpt_io_fail("look at", path);
     if (!S_ISREG(about.st_mode))
-        return pldi_fail(PLD_ERR_IO, "'%s' is no regular file", path);
+        return pldi_fail(PLD_ERR_CORRUPT, "'%s' is no regular file", path);
     data = pldi_alloc((size_t)about.st_size, 1, "a file");
     if (data == NULL)
         return PLD_ERR_NOMEM;

@@ -36,6 +36,9 @@ int pldi_ckpt_point(const char *point);
 /** pldi_fail(PLD_ERR_IO) with the current errno: "cannot <verb> '<path>': <reason>". */
 int pldi_ckpt_io_fail(const char *verb, const char *path);
 
+/** Does this errno say that there is no such file, and not only that it cannot be had now? */
+int pldi_ckpt_is_absent(int reason);
+
 /** "directory/name"; NULL: no memory, sentence set. */
 char *pldi_ckpt_path(const char *directory, const char *name);
 
@@ -54,7 +57,7 @@ int pldi_ckpt_sync(const char *path);
 /** Make a file of these bytes and flush it. */
 int pldi_ckpt_write_file(const char *path, const void *data, size_t bytes);
 
-/** Read a whole file; free with pldi_free().  Also NOTFOUND, NOMEM. */
+/** Read a whole file; free with pldi_free().  Also NOTFOUND, CORRUPT (no file), NOMEM. */
 int pldi_ckpt_read_file(const char *path, void **out, size_t *bytes);
 
 /** Size and XXH3-128 of a whole file.  Also NOMEM. */

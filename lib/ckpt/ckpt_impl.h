@@ -123,6 +123,7 @@ struct ckpt_found {
     char *path;
     int64_t step;
     int64_t time; /* INT64_MIN: its manifest does not tell */
+    int unread;   /* errno, if that is because it could not be read */
 };
 
 /** The saves of a run directory by ascending step.  NOTFOUND, IO, NOMEM. */

@@ -83,21 +83,28 @@ void pldi_ckpt_list_by_time(struct ckpt_found *found, size_t count)
         qsort(found, count, sizeof(*found), by_time);
 }
 
-/* From the manifest's header alone. */
-static int64_t time_of(const char *path)
+/* From the manifest's header alone.  A time that cannot be read now is not that of no save. */
+static int read_time(struct ckpt_found *f)
 {
-    char *name = pldi_ckpt_path(path, CKPT_MANIFEST);
+    char *name = pldi_ckpt_path(f->path, CKPT_MANIFEST);
     unsigned char header[CKPT_HEADER_BYTES];
     struct ckpt_manifest m = {.time = INT64_MIN};
-    const int fd = name == NULL ? -1 : open(name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    int64_t got = -1;
+    int fd;
 
-    if (fd >= 0 && pldi_ckpt_read_at(fd, header, sizeof(header), 0) == (int64_t)sizeof(header) &&
-        pldi_ckpt_manifest_header(header, &m) < 0)
-        m.time = INT64_MIN;
+    f->time = INT64_MIN;
+    if (name == NULL)
+        return PLD_ERR_NOMEM;
+    fd = open(name, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd >= 0)
+        got = pldi_ckpt_read_at(fd, header, sizeof(header), 0);
+    f->unread = got < 0 && !pldi_ckpt_is_absent(errno) ? errno : 0;
     if (fd >= 0)
         (void)close(fd);
+    if (got == (int64_t)sizeof(header) && pldi_ckpt_manifest_header(header, &m) == PLD_OK)
+        f->time = m.time;
     pldi_free(name);
-    return m.time;
+    return PLD_OK;
 }
 
 struct list {
@@ -126,9 +133,8 @@ static int append(struct list *list, const char *directory, const char *name, in
     if (f->path == NULL)
         return PLD_ERR_NOMEM;
     f->step = step;
-    f->time = time_of(f->path);
     list->count++;
-    return PLD_OK;
+    return read_time(f);
 }
 
 int pldi_ckpt_list(const char *directory, struct ckpt_found **out, size_t *count)
@@ -187,7 +193,8 @@ int pldi_ckpt_check_shards(const char *path, const struct ckpt_manifest *m)
             return PLD_ERR_NOMEM;
         bytes = pldi_ckpt_file_bytes(name);
         if (bytes < 0)
-            rc = pldi_fail(PLD_ERR_CORRUPT, "cannot find shard '%s': %s", name, strerror(errno));
+            rc = pldi_fail(pldi_ckpt_is_absent(errno) ? PLD_ERR_CORRUPT : PLD_ERR_IO,
+                           "cannot find shard '%s': %s", name, strerror(errno));
         else if ((uint64_t)bytes != s->bytes)
             rc = pldi_fail(PLD_ERR_CORRUPT, "shard '%s' has %lld bytes, not %llu", name,
                            (long long)bytes, (unsigned long long)s->bytes);
@@ -208,23 +215,42 @@ int pldi_ckpt_check(const char *path)
     return rc;
 }
 
-/* The newest complete save; *out NULL: there is none. */
+/* Nothing is known of a save that cannot be read, so not that it is no save. */
+static int tells_nothing(int code)
+{
+    return code == PLD_ERR_NOMEM || code == PLD_ERR_IO;
+}
+
+static int choose_newest(const struct ckpt_found *found, size_t count, char **out)
+{
+    int rc = PLD_ERR_NOTFOUND;
+
+    for (size_t i = 0; i < count; i++)
+        if (found[i].unread != 0)
+            return pldi_fail(PLD_ERR_IO, "cannot tell whether '%s' is the newest save: %s",
+                             found[i].path, strerror(found[i].unread));
+    for (size_t i = 0; i < count && rc < 0; i++) {
+        rc = pldi_ckpt_check(found[i].path);
+        if (tells_nothing(rc))
+            return rc;
+        if (rc == PLD_OK)
+            *out = pldi_strdup(found[i].path);
+    }
+    return rc == PLD_OK && *out == NULL ? PLD_ERR_NOMEM : PLD_OK;
+}
+
+/* The newest complete save; *out NULL: there is none.  An older one does not do for one that
+ * cannot be read now: who resumes would lose what came after it. */
 static int newest(const char *directory, char **out)
 {
     struct ckpt_found *found = NULL;
     size_t count = 0;
-    size_t i = 0;
-    int rc = PLD_OK;
+    int rc;
 
+    *out = NULL;
     PLDI_TRY(pldi_ckpt_list(directory, &found, &count));
     pldi_ckpt_list_by_time(found, count);
-    while (i < count && pldi_ckpt_check(found[i].path) < 0)
-        i++;
-    *out = NULL;
-    if (i < count) {
-        *out = pldi_strdup(found[i].path);
-        rc = *out == NULL ? PLD_ERR_NOMEM : PLD_OK;
-    }
+    rc = choose_newest(found, count, out);
     pldi_ckpt_list_free(found, count);
     return rc;
 }
@@ -293,28 +319,43 @@ void pldi_ckpt_discard(const char *directory, const char *path)
     pldi_free(trash);
 }
 
+/* Where a hidden directory belongs if it is a complete save, *out; CORRUPT and the like if not. */
+static int place_of(const char *directory, const char *path, char **out)
+{
+    struct ckpt_manifest m = {0};
+    char step[32];
+    int rc = pldi_ckpt_read_manifest(path, &m);
+
+    if (rc == PLD_OK)
+        rc = pldi_ckpt_check_shards(path, &m);
+    if (rc == PLD_OK) {
+        pldi_ckpt_step_name(m.step, step);
+        *out = pldi_ckpt_path(directory, step);
+        rc = *out == NULL ? PLD_ERR_NOMEM : PLD_OK;
+    }
+    pldi_ckpt_manifest_free(&m);
+    return rc;
+}
+
 /*
  * Something hidden that a save left.  One that was complete and flushed but not yet
  * renamed takes its place now; so does an old one that was moved out of the way of a
- * replacement that never came.
+ * replacement that never came.  What cannot be read now may be such a one: it stays.
  */
 static void clean_one(const char *directory, const char *name)
 {
     char *path = pldi_ckpt_path(directory, name);
-    struct ckpt_manifest m = {0};
-    char step[32];
     char *final = NULL;
+    int rc = PLD_ERR_NOTFOUND;
 
-    if (path != NULL && strncmp(name, CKPT_TRASH, strlen(CKPT_TRASH)) != 0 &&
-        pldi_ckpt_read_manifest(path, &m) == PLD_OK && pldi_ckpt_check_shards(path, &m) == PLD_OK) {
-        pldi_ckpt_step_name(m.step, step);
-        final = pldi_ckpt_path(directory, step);
-    }
-    if (path != NULL && final != NULL && access(final, F_OK) != 0)
+    if (path == NULL)
+        return;
+    if (strncmp(name, CKPT_TRASH, strlen(CKPT_TRASH)) != 0)
+        rc = place_of(directory, path, &final);
+    if (rc == PLD_OK && access(final, F_OK) != 0)
         (void)rename(path, final);
-    else if (path != NULL)
+    else if (!tells_nothing(rc))
         pldi_ckpt_remove_tree(path);
-    pldi_ckpt_manifest_free(&m);
     pldi_free(final);
     pldi_free(path);
 }

@@ -7,6 +7,10 @@
  * library and the system (--wrap).
  */
 
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdatomic.h>
 
 #include "ckpt/ckpt_impl.h"
 #include "inproc/ckpt_model.h"
@@ -25,6 +29,8 @@ enum { SLOW = 0 };
 
 void *__real_aligned_alloc(size_t align, size_t bytes);
 void *__wrap_aligned_alloc(size_t align, size_t bytes);
+int __real_open64(const char *path, int flags, ...);
+int __wrap_open64(const char *path, int flags, ...);
 
 /* Of this thread: the call in so many that finds no memory; 0: none. */
 static _Thread_local long refuse_memory;
@@ -34,6 +40,30 @@ void *__wrap_aligned_alloc(size_t align, size_t bytes)
     if (refuse_memory > 0 && --refuse_memory == 0)
         return NULL;
     return __real_aligned_alloc(align, bytes);
+}
+
+/* Of files whose path has `in` in it: the open in so many that fails with `error`.  (open64()
+ * is what open() is called where offsets have 64 bits.) */
+static struct {
+    const char *in;
+    atomic_int nth;
+    int error;
+} refuse_open;
+
+int __wrap_open64(const char *path, int flags, ...)
+{
+    unsigned mode;
+    va_list ap;
+
+    va_start(ap, flags);
+    mode = (flags & O_CREAT) != 0 ? va_arg(ap, unsigned) : 0;
+    va_end(ap);
+    if (refuse_open.in != NULL && strstr(path, refuse_open.in) != NULL &&
+        atomic_fetch_sub(&refuse_open.nth, 1) == 1) {
+        errno = refuse_open.error;
+        return -1;
+    }
+    return __real_open64(path, flags, mode);
 }
 
 /* The code, if it is that of all ranks; else 1. */
@@ -99,6 +129,91 @@ static void test_save(void)
     }
 }
 
+/* The newest save, or an error: nobody goes on from an older one unawares. */
+static int do_latest(pld_runtime *rt, void *context)
+{
+    int64_t step = -1;
+    struct model m;
+    int found = 0;
+
+    CHECK(rt, model_open(rt, "dp=2", context, NULL, &model_same, &m) == 0);
+    for (int i = 1; i <= 2; i++) {
+        model_set(&m, (uint64_t)i);
+        CHECK(rt, pld_ckpt_save(m.ckpt, i) == 0);
+    }
+    for (long n = 1; n < 100; n += 1 + 6 * SLOW) {
+        int rc;
+
+        refuse_memory = pld_runtime_rank(rt) == 0 ? n : 0;
+        rc = same_code(rt, pld_ckpt_load(m.ckpt, "latest", &step));
+        refuse_memory = 0;
+        CHECK(rt, rc == PLD_ERR_NOMEM || (rc == 0 && step == 2));
+    }
+    for (int n = 1; !found; n++) {
+        int rc;
+
+        CHECK(rt, pld_barrier(pld_runtime_world(rt), NULL) == 0);
+        atomic_store(&refuse_open.nth, n);
+        CHECK(rt, pld_barrier(pld_runtime_world(rt), NULL) == 0);
+        rc = same_code(rt, pld_ckpt_load(m.ckpt, "latest", &step));
+        found = atomic_load(&refuse_open.nth) > 0;
+        CHECK(rt, n > 1 || !found);
+        CHECK(rt, found ? rc == 0 && step == 2 : rc == PLD_ERR_IO);
+        CHECK(rt, found || strstr(pld_last_error(), strerror(EMFILE)) != NULL);
+    }
+    CHECK(rt, model_wrong(&m, 2) == 0);
+    model_close(&m);
+    return 0;
+}
+
+/* The run directory is removed under a job that saves to it. */
+static int do_gone(pld_runtime *rt, void *context)
+{
+    struct model m;
+
+    CHECK(rt, model_open(rt, "dp=2", context, NULL, &model_same, &m) == 0);
+    if (pld_runtime_rank(rt) == 0)
+        model_remove(context);
+    CHECK(rt, same_code(rt, pld_ckpt_save(m.ckpt, 1)) == PLD_ERR_IO);
+    CHECK(rt, strstr(pld_last_error(), strerror(ENOENT)) != NULL);
+    model_close(&m);
+    return 0;
+}
+
+static int do_open(pld_runtime *rt, void *context)
+{
+    struct model m;
+    const int rc = model_open(rt, "dp=1", context, NULL, &model_same, &m);
+
+    model_close(&m);
+    return rc;
+}
+
+/* The only save, which a killed job had moved aside, while its manifest cannot be read. */
+static void test_aside(void)
+{
+    char directory[256], path[300], hidden[300];
+    struct scene c = {.directory = in_model_dir("aside", directory)};
+
+    refuse_open.in = "step-00000002/manifest";
+    refuse_open.error = EMFILE;
+    ok(inproc_run(2, do_latest, directory) == 0, "the newest save, or an error");
+    (void)snprintf(path, sizeof(path), "%s/step-00000002", c.directory);
+    (void)snprintf(hidden, sizeof(hidden), "%s/.old-step-00000002-12345678", c.directory);
+    refuse_open.in = hidden;
+    for (int error = 0; error < 2; error++) {
+        ok(rename(path, hidden) == 0, "a save that was moved aside");
+        atomic_store(&refuse_open.nth, error);
+        refuse_open.error = EIO;
+        (void)inproc_run(1, do_open, directory);
+        ok(access(error ? hidden : path, F_OK) == 0,
+           error ? "stays if it cannot be read" : "is put back");
+    }
+    refuse_open.in = NULL;
+    ok(inproc_run(1, do_open, directory) == 0 && access(path, F_OK) == 0, "until it can");
+    ok(inproc_run(2, do_gone, directory) == 0, "a directory that is gone cannot be saved to");
+}
+
 int main(void)
 {
     if (!make_model_dir())
@@ -106,6 +221,7 @@ int main(void)
     model_rows[0] = 41;
     model_rows[1] = 13;
     test_save();
+    test_aside();
     model_remove(model_dir);
     return tap_done();
 }
