@@ -89,15 +89,32 @@ int64_t pldi_ckpt_read_at(int fd, void *out, size_t bytes, uint64_t offset)
 
 /*
  * On a failed flush the kernel forgets the pages: trying again would only look well.
- * File systems that have nothing to flush for a directory (FUSE, 9p, CIFS) say EINVAL.
+ * A signal is no failure: nothing is forgotten, and what was flushed stays so.
  */
+static int flush(int fd)
+{
+    int rc;
+
+    do {
+        rc = fsync(fd);
+    } while (rc != 0 && errno == EINTR);
+    return rc;
+}
+
+/* Linux has closed the file whatever the signal. */
+static int close_flushed(int fd)
+{
+    return close(fd) != 0 && errno != EINTR ? -1 : 0;
+}
+
+/* File systems that have nothing to flush for a directory (FUSE, 9p, CIFS) say EINVAL. */
 int pldi_ckpt_sync(const char *path)
 {
     const int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    int rc = fd < 0 || (fsync(fd) != 0 && errno != EINVAL) ? -1 : 0;
+    int rc = fd < 0 || (flush(fd) != 0 && errno != EINVAL) ? -1 : 0;
     const int reason = errno;
 
-    if (fd >= 0 && close(fd) != 0 && rc == 0)
+    if (fd >= 0 && close_flushed(fd) != 0 && rc == 0)
         return pldi_ckpt_io_fail("close", path);
     errno = reason;
     return rc < 0 ? pldi_ckpt_io_fail("flush", path) : PLD_OK;
@@ -124,9 +141,9 @@ int pldi_ckpt_create(const char *path)
 
 int pldi_ckpt_finish(int fd, const char *path, int code)
 {
-    if (code == PLD_OK && (pldi_ckpt_point("flush") != 0 || fsync(fd) != 0))
+    if (code == PLD_OK && (pldi_ckpt_point("flush") != 0 || flush(fd) != 0))
         code = pldi_ckpt_io_fail("flush", path);
-    if (close(fd) != 0 && code == PLD_OK)
+    if (close_flushed(fd) != 0 && code == PLD_OK)
         code = pldi_ckpt_io_fail("close", path);
     return code;
 }

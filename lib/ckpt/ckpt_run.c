@@ -292,13 +292,24 @@ int pldi_ckpt_resolve(const pld_ckpt *c, const char *which, char **out_path)
     return PLD_OK;
 }
 
+/* A signal while another job cleans up is no reason to save without the lock. */
+static int take_lock(int fd, int exclusive)
+{
+    int rc;
+
+    do {
+        rc = flock(fd, exclusive ? LOCK_EX | LOCK_NB : LOCK_SH);
+    } while (rc != 0 && errno == EINTR);
+    return rc;
+}
+
 int pldi_ckpt_lock(const char *directory, int exclusive)
 {
     char *name = pldi_ckpt_path(directory, CKPT_LOCK);
     int fd = name == NULL ? -1 : open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
 
     pldi_free(name);
-    if (fd >= 0 && flock(fd, exclusive ? LOCK_EX | LOCK_NB : LOCK_SH) != 0) {
+    if (fd >= 0 && take_lock(fd, exclusive) != 0) {
         (void)close(fd);
         fd = -1;
     }

@@ -11,6 +11,8 @@
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 
 #include "ckpt/ckpt_impl.h"
 #include "inproc/ckpt_model.h"
@@ -31,6 +33,10 @@ void *__real_aligned_alloc(size_t align, size_t bytes);
 void *__wrap_aligned_alloc(size_t align, size_t bytes);
 int __real_open64(const char *path, int flags, ...);
 int __wrap_open64(const char *path, int flags, ...);
+int __real_fsync(int fd);
+int __wrap_fsync(int fd);
+int __real_flock(int fd, int operation);
+int __wrap_flock(int fd, int operation);
 
 /* Of this thread: the call in so many that finds no memory; 0: none. */
 static _Thread_local long refuse_memory;
@@ -64,6 +70,70 @@ int __wrap_open64(const char *path, int flags, ...)
         return -1;
     }
     return __real_open64(path, flags, mode);
+}
+
+/* What happens to flushes, and what is seen of those of directories. */
+static struct {
+    int interrupt; /* every other one */
+    int fail;      /* the next of a directory, with EIO */
+    atomic_int calls, directories;
+} flushes;
+
+int __wrap_fsync(int fd)
+{
+    struct stat about;
+
+    if (flushes.interrupt && atomic_fetch_add(&flushes.calls, 1) % 2 == 0) {
+        errno = EINTR;
+        return -1;
+    }
+    if (fstat(fd, &about) == 0 && S_ISDIR(about.st_mode)) {
+        (void)atomic_fetch_add(&flushes.directories, 1);
+        if (flushes.fail-- == 1) {
+            errno = EIO;
+            return -1;
+        }
+    }
+    return __real_fsync(fd);
+}
+
+static atomic_int interrupt_flock; /* so many times */
+
+int __wrap_flock(int fd, int operation)
+{
+    if (atomic_fetch_sub(&interrupt_flock, 1) > 0) {
+        errno = EINTR;
+        return -1;
+    }
+    return __real_flock(fd, operation);
+}
+
+static struct {
+    int no_exchange;
+    int fail_renamed; /* the flush after names have changed */
+    int aside;        /* flushes of directories before the old save was moved aside */
+    int trash;        /* and before it was removed */
+    char run[256];
+    atomic_int locked; /* when the data were written */
+} seen;
+
+int pldi_ckpt_test_point(const char *point)
+{
+    int fd;
+
+    if (strcmp(point, "aside") == 0)
+        seen.aside = atomic_load(&flushes.directories);
+    if (strcmp(point, "trash") == 0)
+        seen.trash = atomic_load(&flushes.directories);
+    if (strcmp(point, "rename") == 0)
+        flushes.fail = seen.fail_renamed;
+    if (strcmp(point, "layout") == 0 && seen.run[0] != '\0') {
+        fd = open(seen.run, O_RDWR | O_CLOEXEC);
+        atomic_store(&seen.locked,
+                     fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK);
+        (void)close(fd);
+    }
+    return seen.no_exchange && strcmp(point, "exchange") == 0 ? EINVAL : 0;
 }
 
 /* The code, if it is that of all ranks; else 1. */
@@ -214,6 +284,38 @@ static void test_aside(void)
     ok(inproc_run(2, do_gone, directory) == 0, "a directory that is gone cannot be saved to");
 }
 
+/* Save as step 1. */
+static int do_again(pld_runtime *rt, void *context)
+{
+    const struct scene *c = context;
+    struct model m;
+    int rc;
+
+    CHECK(rt, model_open(rt, "dp=2", c->directory, NULL, &model_same, &m) == 0);
+    model_set(&m, 1);
+    CHECK(rt, pld_barrier(pld_runtime_world(rt), NULL) == 0);
+    rc = same_code(rt, pld_ckpt_save(m.ckpt, 1));
+    model_close(&m);
+    return rc;
+}
+
+/* A handler without SA_RESTART runs now and then. */
+static void test_signals(void)
+{
+    char directory[256];
+    struct scene c = {.directory = in_model_dir("signals", directory)};
+
+    ok(inproc_run(2, do_again, &c) == 0, "a save");
+    flushes.interrupt = 1;
+    ok(inproc_run(2, do_again, &c) == 0, "a signal during a flush: %s", pld_last_error());
+    flushes.interrupt = 0;
+    (void)snprintf(seen.run, sizeof(seen.run), "%s/.lock", c.directory);
+    atomic_store(&interrupt_flock, 2); /* that of open, and that of save */
+    ok(inproc_run(2, do_again, &c) == 0 && atomic_load(&seen.locked),
+       "and one while the lock is waited for");
+    seen.run[0] = '\0';
+}
+
 int main(void)
 {
     if (!make_model_dir())
@@ -222,6 +324,7 @@ int main(void)
     model_rows[1] = 13;
     test_save();
     test_aside();
+    test_signals();
     model_remove(model_dir);
     return tap_done();
 }
