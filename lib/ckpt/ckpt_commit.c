@@ -152,7 +152,7 @@ static int exchange(const char *part, const char *final)
  * For file systems that cannot exchange: between the two renames the old save has a
  * hidden name, but both are complete, and pld_ckpt_open() puts the new one in place.
  */
-static int move_aside(const struct ckpt_commit *commit)
+static int move_aside(const struct ckpt_commit *commit, char **left)
 {
     const char *directory = commit->c->directory;
     char *old = pldi_format("%s/%s%s", directory, CKPT_OLD,
@@ -164,40 +164,55 @@ static int move_aside(const struct ckpt_commit *commit)
                                            : pldi_ckpt_rename(commit->part, commit->final);
         if (rc < 0)
             (void)rename(old, commit->final);
-        else
-            pldi_ckpt_discard(directory, old);
     }
-    pldi_free(old);
+    if (rc < 0)
+        pldi_free(old);
+    else
+        *left = old;
     return rc;
 }
 
-static int replace(struct ckpt_commit *commit)
+/* *left: under which name the old save is then. */
+static int replace(const struct ckpt_commit *commit, char **left)
 {
     if (exchange(commit->part, commit->final) == 0) {
-        if (pldi_ckpt_sync(commit->c->directory) == PLD_OK)
-            pldi_ckpt_discard(commit->c->directory, commit->part);
+        *left = commit->part;
         return PLD_OK;
     }
     if (errno != EINVAL && errno != ENOSYS && errno != EOPNOTSUPP && errno != ENOTTY)
         return pldi_fail(PLD_ERR_IO, "cannot exchange '%s' and '%s': %s", commit->part,
                          commit->final, strerror(errno));
-    return move_aside(commit);
+    return move_aside(commit, left);
 }
 
-static int put_in_place(struct ckpt_commit *commit)
+static int rename_part(const struct ckpt_commit *commit, char **left)
 {
     if (pldi_ckpt_point("rename") != 0)
         return pldi_ckpt_io_fail("rename", commit->part);
-    if (rename(commit->part, commit->final) != 0) {
-        if (errno != ENOTEMPTY && errno != EEXIST)
-            return pldi_fail(PLD_ERR_IO, "cannot rename '%s' to '%s': %s", commit->part,
-                             commit->final, strerror(errno));
-        PLDI_TRY(replace(commit));
-    }
+    if (rename(commit->part, commit->final) == 0)
+        return PLD_OK;
+    if (errno != ENOTEMPTY && errno != EEXIST)
+        return pldi_fail(PLD_ERR_IO, "cannot rename '%s' to '%s': %s", commit->part, commit->final,
+                         strerror(errno));
+    return replace(commit, left);
+}
+
+/* One flush for all names; the old save stays until it was a good one. */
+static int put_in_place(struct ckpt_commit *commit)
+{
+    const char *directory = commit->c->directory;
+    char *left = NULL;
+    int rc;
+
+    PLDI_TRY(rename_part(commit, &left));
     commit->placed = 1;
-    if (pldi_ckpt_point("placed") != 0)
-        return pldi_ckpt_io_fail("flush", commit->c->directory);
-    return pldi_ckpt_sync(commit->c->directory);
+    rc = pldi_ckpt_point("placed") != 0 ? pldi_ckpt_io_fail("flush", directory)
+                                        : pldi_ckpt_sync(directory);
+    if (rc == PLD_OK && left != NULL)
+        pldi_ckpt_discard(directory, left);
+    if (left != commit->part)
+        pldi_free(left);
+    return rc;
 }
 
 /* Another job may be doing the same: the hidden name is this save's own, as is that of `part`. */

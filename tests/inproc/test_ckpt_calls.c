@@ -316,6 +316,24 @@ static void test_signals(void)
     seen.run[0] = '\0';
 }
 
+/* The old save is removed when the new one's name has been flushed, not before. */
+static void test_order(int no_exchange)
+{
+    char directory[256];
+    struct scene c = {.directory = in_model_dir(no_exchange ? "aside-order" : "order", directory)};
+
+    ok(inproc_run(2, do_again, &c) == 0, "a save");
+    seen.no_exchange = no_exchange;
+    seen.aside = seen.trash = 0;
+    ok(inproc_run(2, do_again, &c) == 0, "is replaced");
+    ok(!no_exchange || seen.trash > seen.aside, "and removed after a flush");
+    seen.fail_renamed = 1;
+    seen.trash = 0;
+    ok(inproc_run(2, do_again, &c) == PLD_ERR_IO, "a flush that fails is told");
+    ok(seen.trash == 0, "and nothing is removed");
+    seen.fail_renamed = seen.no_exchange = 0;
+}
+
 int main(void)
 {
     if (!make_model_dir())
@@ -325,6 +343,8 @@ int main(void)
     test_save();
     test_aside();
     test_signals();
+    test_order(0);
+    test_order(1);
     model_remove(model_dir);
     return tap_done();
 }
