@@ -105,7 +105,8 @@ PLD_API int pld_ckpt_set_text(pld_ckpt *ckpt, const char *key, const char *value
  *   rank's share (kept for the next save), and written from there.  The call waits for the
  *   last pld_optim_step() on the device, whose number is saved.
  * - With `async` the tensors are first copied to host memory, on a GPU as above.  Meanwhile they
- *   must not be changed but by polder: pld_optim_step() and pld_params_sync() wait for the copy,
+ *   must not be changed but by polder: pld_optim_step(), pld_params_sync(), pld_optim_destroy()
+ *   and a pld_ckpt_load() through another pld_ckpt wait for the copy,
  *   on a GPU by their stream, and the host until the last copy is in its stream.  States, numbers
  *   and texts are those of the call.  The save becomes visible, its errors are told, and older
  *   ones are removed when next one of pld_ckpt_wait(), pld_ckpt_test(), pld_ckpt_save() and

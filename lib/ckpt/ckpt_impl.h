@@ -53,10 +53,11 @@ struct ckpt_piece {
 
 /** What this rank writes. */
 struct ckpt_share {
-    struct ckpt_manifest part; /* one shard, or nothing at all */
-    const void **data;         /* per box */
-    pld_param_info *infos;     /* per tensor of the params */
-    uint64_t print;            /* hash of all that the replicas must have in common */
+    struct ckpt_manifest part;     /* one shard, or nothing at all */
+    const void **data;             /* per box */
+    char (*slots)[PLDI_SLOT_NAME]; /* per box: its own, for the optimizer may go meanwhile */
+    pld_param_info *infos;         /* per tensor of the params */
+    uint64_t print;                /* hash of all that the replicas must have in common */
 };
 
 /** Divide what this rank and its replicas hold, and take this rank's share.  NOMEM. */

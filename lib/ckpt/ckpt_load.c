@@ -316,11 +316,13 @@ static void set_states(struct load *l)
     }
 }
 
-/* All that is read, to where it belongs. */
+/* All that is read, to where it belongs, once no save through another pld_ckpt copies from it. */
 static int read_all(struct load *l)
 {
-    int rc = pldi_ckpt_read_wants(&l->wants, &l->m, l->path, l->c->threads);
+    int rc = l->c->params == NULL ? PLD_OK : pldi_params_before_change(l->c->params);
 
+    if (rc == PLD_OK)
+        rc = pldi_ckpt_read_wants(&l->wants, &l->m, l->path, l->c->threads);
     if (rc == PLD_OK)
         rc = take_off(l);
     PLDI_TRY(pld_agree(l->c->world, rc));

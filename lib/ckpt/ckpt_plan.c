@@ -164,7 +164,8 @@ static int fill_part(struct ckpt_share *share, const struct line *line)
         m->block_count += b.blocks;
     }
     share->data = pldi_alloc(line->count, sizeof(*share->data), "a share's addresses");
-    if (share->data == NULL)
+    share->slots = pldi_alloc(line->count, sizeof(*share->slots), "a share's slots");
+    if (share->data == NULL || share->slots == NULL)
         return PLD_ERR_NOMEM;
     PLDI_TRY(pldi_ckpt_manifest_alloc(m));
     m->block_count = 0;
@@ -172,7 +173,8 @@ static int fill_part(struct ckpt_share *share, const struct line *line)
         const struct ckpt_piece *p = &line->pieces[i];
         struct ckpt_tensor *t = &m->tensors[i];
 
-        *t = (struct ckpt_tensor){p->name, p->slot, p->dtype, p->info->ndim, {0}, i, 1};
+        memcpy(share->slots[i], p->slot, strlen(p->slot));
+        *t = (struct ckpt_tensor){p->name, share->slots[i], p->dtype, p->info->ndim, {0}, i, 1};
         memcpy(t->shape, p->info->shape, sizeof(t->shape));
         m->boxes[i] =
             (struct ckpt_box){.box = p->box, .tensor = (uint32_t)i, .first_block = m->block_count};
@@ -230,6 +232,7 @@ void pldi_ckpt_share_free(struct ckpt_share *share)
 {
     pldi_ckpt_manifest_free(&share->part);
     pldi_free(share->data);
+    pldi_free(share->slots);
     pldi_free(share->infos);
     *share = (struct ckpt_share){0};
 }

@@ -249,6 +249,9 @@ void pld_optim_destroy(pld_optim **optim)
     if (optim == NULL || *optim == NULL)
         return;
     o = *optim;
+    /* A save may be copying the state. */
+    if (o->attached)
+        (void)pldi_params_before_change(o->params);
     for (int s = 0; s < SLOTS && o->attached; s++)
         pldi_params_remove_slots(o->params, slot_name(o, s));
     if (o->attached) {

@@ -27,10 +27,13 @@ struct pldi_arena {
     size_t count; /**< elements, gaps included; a multiple of PLDI_PARAM_ALIGN */
 };
 
+/** Bytes of a slot's name, NUL included. */
+enum { PLDI_SLOT_NAME = 32 };
+
 /** A tensor that belongs to a parameter: same box, own dtype, saved with it. */
 struct pldi_slot {
-    char name[32]; /**< e.g. "exp_avg" */
-    void *value;   /**< [count of the parameter]; owned by whoever added it */
+    char name[PLDI_SLOT_NAME]; /**< e.g. "exp_avg" */
+    void *value;               /**< [count of the parameter]; owned by whoever added it */
     pld_dtype dtype;
 };
 

@@ -13,6 +13,7 @@
 #include <stdatomic.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "ckpt/ckpt_impl.h"
 #include "inproc/ckpt_model.h"
@@ -37,6 +38,8 @@ int __real_fsync(int fd);
 int __wrap_fsync(int fd);
 int __real_flock(int fd, int operation);
 int __wrap_flock(int fd, int operation);
+int __real_pldi_ckpt_snapshot_take(struct ckpt_snapshot *snapshot, struct ckpt_share *share);
+int __wrap_pldi_ckpt_snapshot_take(struct ckpt_snapshot *snapshot, struct ckpt_share *share);
 
 /* Of this thread: the call in so many that finds no memory; 0: none. */
 static _Thread_local long refuse_memory;
@@ -106,6 +109,17 @@ int __wrap_flock(int fd, int operation)
         return -1;
     }
     return __real_flock(fd, operation);
+}
+
+static int slow_copy;
+
+int __wrap_pldi_ckpt_snapshot_take(struct ckpt_snapshot *snapshot, struct ckpt_share *share)
+{
+    const struct timespec time = {0, 50000000};
+
+    if (slow_copy)
+        (void)nanosleep(&time, NULL);
+    return __real_pldi_ckpt_snapshot_take(snapshot, share);
 }
 
 static struct {
@@ -334,8 +348,90 @@ static void test_order(int no_exchange)
     seen.fail_renamed = seen.no_exchange = 0;
 }
 
+/* A tensor and an optimizer that has made a step. */
+struct trained {
+    pld_mesh *mesh;
+    pld_params *params;
+    pld_optim *optim;
+    pld_ckpt *ckpts[2];
+};
+
+static int trained_open(pld_runtime *rt, struct trained *t, const char *directory)
+{
+    const pld_param w = {PLD_OPTS(pld_param), .name = "w", .ndim = 1, .shape = {1000}};
+    const pld_ckpt_opts opts = {PLD_OPTS(pld_ckpt_opts), .async = 1};
+
+    *t = (struct trained){0};
+    CHECK(rt, pld_mesh_create(rt, "dp=2", &t->mesh) == 0);
+    CHECK(rt, pld_params_create(t->mesh, &t->params) == 0);
+    CHECK(rt, pld_params_add(t->params, &w, NULL) == 0 && pld_params_commit(t->params) == 0);
+    CHECK(rt, pld_optim_create(t->params, NULL, &t->optim) == 0);
+    for (int i = 0; i < 1000; i++)
+        ((float *)pld_params_grad(t->params, 0))[i] = 2;
+    CHECK(rt, pld_optim_step(t->optim, 0.5, NULL) == 0);
+    for (int i = 0; i < 2; i++)
+        CHECK(rt, pld_ckpt_open(t->mesh, directory, &opts, &t->ckpts[i]) == 0 &&
+                      pld_ckpt_add_params(t->ckpts[i], t->params) == 0);
+    return 0;
+}
+
+static void trained_close(struct trained *t)
+{
+    for (int i = 0; i < 2; i++)
+        pld_ckpt_destroy(&t->ckpts[i]);
+    pld_optim_destroy(&t->optim);
+    pld_params_destroy(&t->params);
+    pld_mesh_destroy(&t->mesh);
+}
+
+/* The optimizer goes while its state is saved, and is there again from what was saved. */
+static int do_destroy(pld_runtime *rt, void *context)
+{
+    struct trained t;
+    float first, value;
+
+    CHECK(rt, trained_open(rt, &t, context) == 0);
+    value = *(float *)pld_params_value(t.params, 0);
+    first = *(float *)pldi_params_slot(t.params, 0, 0)->value;
+    CHECK(rt, pld_ckpt_save(t.ckpts[0], 1) == 0);
+    pld_optim_destroy(&t.optim);
+    CHECK(rt, pld_ckpt_wait(t.ckpts[0]) == 0);
+    CHECK(rt, pld_optim_create(t.params, NULL, &t.optim) == 0);
+    *(float *)pld_params_value(t.params, 0) = 0;
+    CHECK(rt, pld_ckpt_load(t.ckpts[0], "latest", NULL) == 0);
+    CHECK(rt, *(float *)pld_params_value(t.params, 0) == value && value != 0);
+    CHECK(rt, *(float *)pldi_params_slot(t.params, 0, 0)->value == first && first != 0);
+    CHECK(rt, pld_optim_steps(t.optim) == 1);
+    trained_close(&t);
+    return 0;
+}
+
+/* What one pld_ckpt is copying another one loads over. */
+static int do_load_over(pld_runtime *rt, void *context)
+{
+    struct trained t;
+    char path[300];
+    float *value;
+
+    CHECK(rt, trained_open(rt, &t, context) == 0);
+    value = pld_params_value(t.params, 0);
+    for (int step = 5; step < 7; step++) {
+        value[0] = value[999] = (float)step;
+        CHECK(rt, pld_ckpt_save(t.ckpts[step - 5], step) == 0);
+        CHECK(rt, step == 6 || pld_ckpt_wait(t.ckpts[0]) == 0);
+    }
+    (void)snprintf(path, sizeof(path), "%s/step-00000005", (const char *)context);
+    CHECK(rt, pld_ckpt_load(t.ckpts[0], path, NULL) == 0 && value[0] == 5 && value[999] == 5);
+    CHECK(rt, pld_ckpt_wait(t.ckpts[1]) == 0);
+    CHECK(rt, pld_ckpt_load(t.ckpts[1], "latest", NULL) == 0 && value[0] == 6 && value[999] == 6);
+    trained_close(&t);
+    return 0;
+}
+
 int main(void)
 {
+    char directory[256];
+
     if (!make_model_dir())
         return 1;
     model_rows[0] = 41;
@@ -345,6 +441,11 @@ int main(void)
     test_signals();
     test_order(0);
     test_order(1);
+    slow_copy = 1;
+    ok(inproc_run(2, do_destroy, (void *)(uintptr_t)in_model_dir("destroy", directory)) == 0,
+       "an optimizer is destroyed while its state is copied");
+    ok(inproc_run(2, do_load_over, (void *)(uintptr_t)in_model_dir("over", directory)) == 0,
+       "a load waits until what it loads over has been copied");
     model_remove(model_dir);
     return tap_done();
 }
