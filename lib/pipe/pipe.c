@@ -9,11 +9,13 @@
 #include "pipe/pipe_impl.h"
 
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/base_err.h"
 #include "base/base_mem.h"
 #include "base/base_opts.h"
+#include "coll/coll_break.h"
 #include "coll/coll_host.h"
 #include "coll/coll_mem.h"
 #include "device/device.h"
@@ -151,6 +153,15 @@ static int open_lanes(pld_pipe *p, pld_mesh *mesh)
     return verdict;
 }
 
+/* Who fails where neighbours meet ends what they wait in. */
+static int end_lanes(pld_pipe *p, int code)
+{
+    (void)snprintf(p->text, sizeof(p->text), "%s", pld_last_error());
+    for (int l = 0; l < PLDI_LANES_OF_PIPE; l++)
+        pldi_group_end(p->lanes[l].group, code);
+    return pldi_fail(code, "%s", p->text);
+}
+
 /* NCCL makes connections when ranks first talk: here, where all of them do. */
 static int meet(pld_pipe *p)
 {
@@ -159,7 +170,9 @@ static int meet(pld_pipe *p)
     if (p->lanes[PLDI_DOWN].device == NULL)
         return PLD_OK;
     rc = pldi_pipe_lane_meet(&p->edges[PLDI_IN_F], &p->edges[PLDI_OUT_F]);
-    return rc < 0 ? rc : pldi_pipe_lane_meet(&p->edges[PLDI_IN_B], &p->edges[PLDI_OUT_B]);
+    if (rc == PLD_OK)
+        rc = pldi_pipe_lane_meet(&p->edges[PLDI_IN_B], &p->edges[PLDI_OUT_B]);
+    return rc < 0 ? end_lanes(p, rc) : PLD_OK;
 }
 
 /* Before ranks meet, so that the connections made there can do without copies. */

@@ -176,6 +176,7 @@ int main(void)
     test_each("alloc", 60, &pipe, PLD_ERR_DEVMEM);
     test_each("pinned", 60, &two, PLD_ERR_NOMEM);
     test_each("event", 12, &two, PLD_ERR_DEVMEM);
+    test_each("record", 8, &pipe, PLD_ERR_DEVICE); /* the first messages, of pld_pipe_create() */
     /* A rank whose device is lost says so; what that ends is PLD_ERR_PEER for others. */
     test_each("launch", 6, &two, PLD_ERR_DEVICE);
     test_each("launch", 6, &pipe, PLD_ERR_DEVICE);
