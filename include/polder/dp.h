@@ -86,7 +86,8 @@ PLD_API int pld_dp_ready(pld_dp *dp, int id, pld_stream stream);
  * Collective over the mesh.
  *
  * Not needed before pld_optim_step(), which does it; called all the same (to look
- * at the gradients), it is not done twice.
+ * at the gradients), it is not done twice, unless pld_dp_ready() or pld_params_zero_grad()
+ * say that there are others.
  */
 PLD_API int pld_dp_wait(pld_dp *dp);
 

@@ -57,6 +57,7 @@ struct pld_dp {
     int next;                         /* first bucket that has not left */
     int code;                         /* with which one of this step could not */
     int reduced;                      /* pld_dp_wait() has been here since the last readiness */
+    int64_t zeroed;                   /* how often gradients had been set to zero by then */
     pld_dp_stats stats;
 };
 
@@ -288,11 +289,12 @@ static int finish(pld_dp *dp)
     return rc;
 }
 
-/* The reducer of the params: what pld_dp_wait() has reduced is not reduced again. */
+/* The reducer of the params: what pld_dp_wait() has reduced, and nobody has thrown away since, is
+ * not reduced again. */
 static int finish_once(void *context)
 {
     pld_dp *dp = context;
-    const int done = dp->reduced;
+    const int done = dp->reduced && dp->zeroed == pldi_params_zeroed(dp->params);
 
     dp->reduced = 0;
     return done ? PLD_OK : finish(dp);
@@ -309,6 +311,7 @@ int pld_dp_wait(pld_dp *dp)
         rc = finish(dp);
     rc = pld_agree(pld_mesh_world(pldi_params_mesh(dp->params)), rc);
     dp->reduced = rc == PLD_OK;
+    dp->zeroed = pldi_params_zeroed(dp->params);
     return rc;
 }
 

@@ -149,6 +149,9 @@ int pldi_params_same(const pld_params *params, int code, uint64_t hash, const ch
  */
 void pldi_params_set_reducer(pld_params *params, int (*finish)(void *), void *context);
 
+/** How often pld_params_zero_grad() was called: gradients reduced before are not those of now. */
+int64_t pldi_params_zeroed(const pld_params *params);
+
 /** NULL: no reducer. */
 void *pldi_params_reducer(const pld_params *params);
 

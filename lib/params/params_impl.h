@@ -40,6 +40,7 @@ struct pld_params {
 
     int (*finish)(void *);
     void *finish_context;
+    int64_t zeroed; /* calls of pld_params_zero_grad() */
     struct pldi_params_guard *guards;
     int (*pull)(void *);
     int (*push)(void *);

@@ -90,6 +90,7 @@ int pld_params_zero_grad(pld_params *params)
     PLDI_CHECK_ARG(params != NULL);
     if (!params->committed)
         return pldi_fail(PLD_ERR_STATE, "there are no gradients before the commit");
+    params->zeroed++;
     for (int i = 0; i < PLDI_PARAM_DTYPES; i++)
         if (params->arenas[i].count > 0)
             PLDI_TRY(pldi_params_zero(params, params->arenas[i].grad,

@@ -148,6 +148,11 @@ void pldi_params_set_reducer(pld_params *params, int (*finish)(void *), void *co
     params->finish_context = context;
 }
 
+int64_t pldi_params_zeroed(const pld_params *params)
+{
+    return params->zeroed;
+}
+
 void *pldi_params_reducer(const pld_params *params)
 {
     return params->finish == NULL ? NULL : params->finish_context;

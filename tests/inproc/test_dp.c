@@ -408,6 +408,15 @@ static int tied(pld_runtime *rt, void *context)
     return 0;
 }
 
+/* Gradients that are looked at and thrown away; those that follow are not told of. */
+static int throw_away(pld_runtime *rt, struct rank *r)
+{
+    CHECK(rt, pld_dp_wait(r->dp) == 0 && pld_params_zero_grad(r->params) == 0);
+    for (int id = 0; id < TENSORS; id++)
+        fill(r, id, 1);
+    return 0;
+}
+
 /* The optimizer waits by itself, and does not reduce again what was waited for. */
 static int optimizer(pld_runtime *rt, void *context)
 {
@@ -425,10 +434,11 @@ static int optimizer(pld_runtime *rt, void *context)
             fill(&r, id, 1);
             CHECK(rt, pld_dp_ready(r.dp, id, NULL) == 0);
         }
-        CHECK(rt, !*waits || pld_dp_wait(r.dp) == 0);
+        CHECK(rt, *waits != 1 || pld_dp_wait(r.dp) == 0);
+        CHECK(rt, *waits != 2 || throw_away(rt, &r) == 0);
         CHECK(rt, pld_optim_step(optim, 1, NULL) == 0);
         pld_dp_get_stats(r.dp, &stats);
-        CHECK(rt, stats.steps == step);
+        CHECK(rt, stats.steps == (*waits == 2 ? 2 * step : step));
         for (int id = 0; id < TENSORS; id++)
             for (size_t i = 0; i < counts[id]; i++) {
                 double want = 0;
@@ -546,6 +556,8 @@ int main(void)
         ok(inproc_run(3, optimizer, (void *)(uintptr_t)&numbers[i]) == 0,
            "the optimizer's step reduces once, %s", i ? "waited for before" : "by itself");
     }
+    ok(inproc_run(3, optimizer, (void *)(uintptr_t)&numbers[2]) == 0,
+       "and those that come after gradients were waited for and set to zero");
     test_refused();
     ok(inproc_run(2, states, NULL) == 0, "calls out of order");
     return tap_done();
