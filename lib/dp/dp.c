@@ -56,6 +56,7 @@ struct pld_dp {
     pld_request **requests;           /* [buckets] */
     int next;                         /* first bucket that has not left */
     int code;                         /* with which one of this step could not */
+    int registered;                   /* the group has been told of the memory */
     int reduced;                      /* pld_dp_wait() has been here since the last readiness */
     int64_t zeroed;                   /* how often gradients had been set to zero by then */
     pld_dp_stats stats;
@@ -386,9 +387,9 @@ static int alloc_memory(pld_dp *dp)
 static int register_memory(pld_dp *dp)
 {
     struct pldi_region regions[2 * PLDI_PARAM_DTYPES];
-
     size_t n = 0;
 
+    dp->registered = 1;
     for (int d = 0; d < PLDI_PARAM_DTYPES; d++) {
         const struct pldi_arena *arena = pldi_params_arena(dp->params, (pld_dtype)d);
         const size_t bytes = pld_dtype_bytes((pld_dtype)d);
@@ -401,9 +402,10 @@ static int register_memory(pld_dp *dp)
     return pldi_group_register(dp->group, regions, n);
 }
 
+/* The arenas may be those of another pld_dp, because of which this one was refused. */
 static void unregister_memory(const pld_dp *dp)
 {
-    for (int d = 0; d < PLDI_PARAM_DTYPES; d++) {
+    for (int d = 0; d < PLDI_PARAM_DTYPES && dp->registered; d++) {
         pldi_group_unregister(dp->group, pldi_params_arena(dp->params, (pld_dtype)d)->grad);
         pldi_group_unregister(dp->group, dp->scratch[d]);
     }

@@ -54,6 +54,7 @@ static int train(pld_runtime *rt, void *context)
     struct seen *s = context;
     const int me = pld_runtime_rank(rt);
     struct train_rank r;
+    pld_dp *second = NULL;
 
     device_rank(me);
     CHECK(rt, pld_barrier(pld_runtime_world(rt), NULL) == 0);
@@ -61,6 +62,8 @@ static int train(pld_runtime *rt, void *context)
         device_faults("", s->nccl != NULL ? s->nccl : "");
     CHECK(rt, pld_barrier(pld_runtime_world(rt), NULL) == 0);
     CHECK(rt, train_begin(rt, &s->t, &r) == 0);
+    /* One that is refused leaves the arenas to the one that is there. */
+    CHECK(rt, pld_dp_create(r.params, NULL, &second) == PLD_ERR_STATE);
     look(&r, s, &s->made);
     if (s->reproducible)
         CHECK(rt, pld_group_set_reproducible(pld_mesh_group(r.mesh, PLD_AXIS_DP), 1) == 0);
