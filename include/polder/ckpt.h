@@ -87,10 +87,11 @@ PLD_API int pld_ckpt_add_params(pld_ckpt *ckpt, pld_params *params);
 PLD_API int pld_ckpt_add_state(pld_ckpt *ckpt, const char *key, void *value, size_t bytes);
 
 /** A number that later saves record for people and tools, e.g. "loss"; that of rank 0 is
- *  saved.  Local; PLD_ERR_ARG, PLD_ERR_NOMEM. */
+ *  saved.  Local; PLD_ERR_ARG (also: the key of a text), PLD_ERR_NOMEM. */
 PLD_API int pld_ckpt_set_number(pld_ckpt *ckpt, const char *key, double value);
 
-/** The same for a text, e.g. "model" or a git revision; fewer than 2^15 bytes.  Local. */
+/** The same for a text, e.g. "model" or a git revision; fewer than 2^15 bytes.  Local;
+ *  PLD_ERR_ARG (also: the key of a number), PLD_ERR_NOMEM. */
 PLD_API int pld_ckpt_set_text(pld_ckpt *ckpt, const char *key, const char *value);
 
 /**

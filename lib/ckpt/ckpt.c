@@ -250,12 +250,22 @@ int pld_ckpt_add_state(pld_ckpt *ckpt, const char *key, void *value, size_t byte
     return PLD_OK;
 }
 
+/* Numbers and texts are one table for people and tools. */
+static int check_kind(pld_ckpt *c, const char *key, int other)
+{
+    if (find_item(c, key, other) != NULL)
+        return pldi_fail(PLD_ERR_ARG, "key '%s' is that of a %s already", key,
+                         other == CKPT_TEXT ? "text" : "number");
+    return PLD_OK;
+}
+
 int pld_ckpt_set_number(pld_ckpt *ckpt, const char *key, double value)
 {
     struct ckpt_item *item;
 
     PLDI_CHECK_ARG(ckpt != NULL && key != NULL);
     PLDI_TRY(check_key(key));
+    PLDI_TRY(check_kind(ckpt, key, CKPT_TEXT));
     PLDI_TRY(have_item(ckpt, key, CKPT_NUMBER, &item));
     item->number = value;
     return PLD_OK;
@@ -268,6 +278,7 @@ int pld_ckpt_set_text(pld_ckpt *ckpt, const char *key, const char *value)
 
     PLDI_CHECK_ARG(ckpt != NULL && key != NULL && value != NULL);
     PLDI_TRY(check_key(key));
+    PLDI_TRY(check_kind(ckpt, key, CKPT_NUMBER));
     if (strlen(value) >= CKPT_MAX_TEXT)
         return pldi_fail(PLD_ERR_ARG, "text '%s' has %zu bytes, at most %d fit", key, strlen(value),
                          CKPT_MAX_TEXT - 1);

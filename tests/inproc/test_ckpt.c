@@ -256,6 +256,10 @@ static int do_states(pld_runtime *rt, void *context)
     CHECK(rt, pld_mesh_create(rt, "dp=3", &mesh) == 0);
     CHECK(rt, pld_ckpt_open(mesh, directory, NULL, &ckpt) == 0);
     CHECK(rt, pld_ckpt_add_state(ckpt, "counter", &counter, sizeof(counter)) == 0);
+    CHECK(rt, pld_ckpt_set_number(ckpt, "loss", 2) == 0);
+    CHECK(rt, pld_ckpt_set_text(ckpt, "loss", "two") == PLD_ERR_ARG);
+    CHECK(rt, pld_ckpt_set_text(ckpt, "counter", "a text, not the state") == 0);
+    CHECK(rt, pld_ckpt_set_number(ckpt, "counter", 41) == PLD_ERR_ARG);
     CHECK(rt, pld_ckpt_save(ckpt, 3) == 0);
     counter = 0;
     CHECK(rt, pld_ckpt_load(ckpt, "latest", &step) == 0);
