@@ -584,7 +584,7 @@ static void *sum_first(void *first)
 static int body_first(pld_runtime *rt, void *context)
 {
     pld_device *device = pld_runtime_device(rt);
-    struct first both[2] = {{NULL}};
+    struct first both[2] = {{.group = NULL}, {.group = NULL}};
     void *memory = NULL;
     pthread_t thread;
 
