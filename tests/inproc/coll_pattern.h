@@ -15,16 +15,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-#define PATTERN_SLOW 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
-#define PATTERN_SLOW 1
-#endif
-#endif
-#ifndef PATTERN_SLOW
-#define PATTERN_SLOW 0 /* 1: every path, but not with every dtype */
-#endif
+#include "slow.h"
 
 enum {
     PATTERN_PERIOD = 577,

@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "coll_pattern.h" /* PATTERN_SLOW */
+#include "coll_pattern.h" /* SLOW */
 
 enum { DEVICE_RANKS = 4 };
 

@@ -17,18 +17,8 @@
 
 #include "ckpt/ckpt_impl.h"
 #include "inproc/ckpt_model.h"
+#include "slow.h"
 #include "tap.h"
-
-/* A sanitizer makes everything many times slower: it gets a part of the cases. */
-#ifndef __has_feature
-#define __has_feature(name) 0
-#endif
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__) ||                               \
-    __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
-enum { SLOW = 1 };
-#else
-enum { SLOW = 0 };
-#endif
 
 void *__real_aligned_alloc(size_t align, size_t bytes);
 void *__wrap_aligned_alloc(size_t align, size_t bytes);

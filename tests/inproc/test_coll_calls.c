@@ -398,7 +398,7 @@ static void test_huge(void)
     for (int messages = 0; messages < 2; messages++) {
         if (messages)
             (void)setenv("POLDER_SHM", "0", 1);
-        if (PATTERN_SLOW)
+        if (SLOW)
             ok(1, "# SKIP 2^31+17 elements under a sanitizer");
         else
             ok(inproc_run(2, huge_counts, NULL) == 0, "2^31+17 elements are moved by %s",

@@ -380,7 +380,7 @@ static int body_kinds(pld_runtime *rt, void *context)
     static const pld_dtype all[] = {PLD_F32, PLD_BF16, PLD_I32, PLD_F64, PLD_F16,
                                     PLD_I64, PLD_U32,  PLD_I8,  PLD_U8};
     const struct setting *setting = context;
-    const int dtypes = setting->all_dtypes && !PATTERN_SLOW ? 9 : 3;
+    const int dtypes = setting->all_dtypes && !SLOW ? 9 : 3;
     pld_group *world = pld_runtime_world(rt);
     struct buffers b = {0};
     int rc = open_buffers(rt, &b);

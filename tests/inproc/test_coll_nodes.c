@@ -185,7 +185,7 @@ static int run_group(struct test *t, const struct job *job)
     for (int d = 0; rc == 0 && d < job->dtypes; d++) {
         t->dtype = dtypes[d];
         t->bytes = pld_dtype_bytes(t->dtype);
-        for (int s = 0; rc == 0 && s < SIZES - (job->rule == NULL || PATTERN_SLOW); s++) {
+        for (int s = 0; rc == 0 && s < SIZES - (job->rule == NULL || SLOW); s++) {
             t->count = sizes[s];
             rc = check_all(t);
         }
@@ -218,7 +218,7 @@ static int body(pld_runtime *rt, void *context)
 
 static int run(int ranks, int nodes, const char *rule, int shuffled)
 {
-    struct job job = {rule, shuffled, PATTERN_SLOW || rule != NULL ? 1 : ranks % 2 ? 2 : DTYPES};
+    struct job job = {rule, shuffled, SLOW || rule != NULL ? 1 : ranks % 2 ? 2 : DTYPES};
     char text[16];
 
     (void)snprintf(text, sizeof(text), "%d", nodes);
@@ -231,8 +231,7 @@ static void test_maps(void)
     for (int nodes = 1; nodes <= 5; nodes++) {
         int bad = 0;
 
-        for (int ranks = nodes; ranks <= 9;
-             ranks += PATTERN_SLOW ? 4 : 1 + (nodes != 2 && nodes != 3))
+        for (int ranks = nodes; ranks <= 9; ranks += SLOW ? 4 : 1 + (nodes != 2 && nodes != 3))
             bad += run(ranks, nodes, NULL, ranks % 2) != 0;
         ok(bad == 0, "%d nodes, up to 9 ranks: every operation is right", nodes);
     }
@@ -257,7 +256,7 @@ static void test_algorithms(void)
 
     for (size_t i = 0; i < sizeof(rules) / sizeof(rules[0]); i++) {
         ok(run(5, 2, rules[i], 1) == 0 && run(7, 7, rules[i], 0) == 0 &&
-               (PATTERN_SLOW || (run(3, 3, rules[i], 0) == 0 && run(9, 3, rules[i], 0) == 0)),
+               (SLOW || (run(3, 3, rules[i], 0) == 0 && run(9, 3, rules[i], 0) == 0)),
            "small chunks by %s", names[i]);
     }
 }
@@ -415,7 +414,7 @@ static void test_meeting(void)
     } cases[] = {{4, 2, 2, 2},  {8, 2, 2, 2},  {8, 4, 12, 12},          {7, 7, 42, 42},
                  {12, 3, 6, 6}, {40, 2, 2, 2}, {18, 9, 36, 36 + 2 * 26}};
 
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]) - PATTERN_SLOW; i++) {
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]) - SLOW; i++) {
         struct meeting m = {{0}, {0}};
         char nodes[16];
         int rc;

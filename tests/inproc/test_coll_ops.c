@@ -499,7 +499,7 @@ static int is_tried(const struct job *job, size_t size, size_t dtype)
 
     if (job->numas > 0 && size == SIZES - 1 && job->ranks < 10)
         return 1;
-    return (all && !PATTERN_SLOW) || dtype == (size + (size_t)job->ranks) % 9;
+    return (all && !SLOW) || dtype == (size + (size_t)job->ranks) % 9;
 }
 
 static int every_case(pld_runtime *rt, void *context)
@@ -565,9 +565,9 @@ static void test_flat(void)
     for (size_t i = 0; i < sizeof(ranks_of) / sizeof(ranks_of[0]); i++) {
         const int ranks = ranks_of[i];
         struct job job = {.ranks = ranks};
-        const int few = ranks == 1 || ranks > EXACT_RANKS || (PATTERN_SLOW && ranks != 3);
+        const int few = ranks == 1 || ranks > EXACT_RANKS || (SLOW && ranks != 3);
 
-        if (PATTERN_SLOW && ranks == 4)
+        if (SLOW && ranks == 4)
             continue;
         make_job(&job);
         run_ways(&job, few ? NODES + 1 : WAYS);

@@ -21,7 +21,7 @@
 #include "inproc/inproc.h"
 #include "tap.h"
 
-enum { FIXED_SEEDS = PATTERN_SLOW ? 5 : 30, LIVE = 8, GUARD = 64 };
+enum { FIXED_SEEDS = SLOW ? 5 : 30, LIVE = 8, GUARD = 64 };
 enum { SHARED_ONE = 3 /* of four buffers, so many are in shared memory */ };
 
 /* A program. */
@@ -612,14 +612,14 @@ static int run(uint64_t seed)
     const char *check = below(&state, 8) == 0 ? "sync" : NULL;
     const char *thread = below(&state, 4) == 0 ? "0" : NULL;
 
-    job.ranks = ranks[below(&state, sizeof(ranks) / sizeof(ranks[0]) - PATTERN_SLOW)];
+    job.ranks = ranks[below(&state, sizeof(ranks) / sizeof(ranks[0]) - SLOW)];
     job.rules = rules[below(&state, numas != NULL ? NUMA_RULES : sizeof(rules) / sizeof(rules[0]))];
     job.shrink = below(&state, 3) != 0;
     job.near = below(&state, 2) == 0;
     job.streams = below(&state, 2) == 0;
     job.spins = below(&state, 4) == 0 && job.ranks <= 4;
     job.reproducible = below(&state, 4) == 0;
-    job.steps = (PATTERN_SLOW ? 200 : 400) / job.ranks + 10;
+    job.steps = (SLOW ? 200 : 400) / job.ranks + 10;
     atomic_store(&delay_one_in, delays[below(&state, 4)]);
     set("POLDER_FAKE_NODES", nodes);
     set("POLDER_FAKE_NUMA", numas);

@@ -171,7 +171,7 @@ static int run(int ranks, int nodes, struct job *job)
 static void test_ranks(const char *shm)
 {
     (void)setenv("POLDER_SHM", shm, 1);
-    for (int ranks = 2; ranks <= 10; ranks += ranks < 5 ? 1 : 1 + PATTERN_SLOW) {
+    for (int ranks = 2; ranks <= 10; ranks += ranks < 5 ? 1 : 1 + SLOW) {
         struct job job = {.dtype = ranks % 3 ? PLD_F32 : PLD_BF16, .count = COUNT};
         int bad = 0;
 
@@ -347,8 +347,7 @@ static int no_memory(pld_runtime *rt, void *context)
 
 static void test_requests(void)
 {
-    for (int ranks = 1 + PATTERN_SLOW; ranks <= (PATTERN_SLOW ? 3 : 10);
-         ranks += ranks < 3 ? 1 : 7) {
+    for (int ranks = 1 + SLOW; ranks <= (SLOW ? 3 : 10); ranks += ranks < 3 ? 1 : 7) {
         for (int nodes = 1; nodes <= 2 && nodes <= ranks; nodes++) {
             struct job job = {0};
             char text[16];
