@@ -18,14 +18,14 @@ enum { COMMANDS = sizeof(commands) / sizeof(commands[0]) };
 
 int complain(int status, const char *format, ...)
 {
+    char text[4096];
     va_list arguments;
 
     va_start(arguments, format);
-    fflush(stdout); /* so that the sentence stands after what was printed before it */
-    fputs("polder: ", stderr);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
+    vsnprintf(text, sizeof(text), format, arguments);
     va_end(arguments);
+    fflush(stdout); /* so that the sentence stands after what was printed before it */
+    fprintf(stderr, "polder: %s\n", text); /* at once: other ranks may complain, too */
     return status;
 }
 
