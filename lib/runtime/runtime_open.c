@@ -246,8 +246,8 @@ static int is_lost(const pld_runtime *rt)
     return rt->health != NULL && pldi_health_is_lost(rt->health);
 }
 
-/* Ranks that have not come yet may be lost, or give up. */
-static int are_lost(const pld_runtime *rt, struct pldi_transport *t)
+/* Until all ranks leave: 1 if some never will, for ranks may be lost, or give up. */
+static int await_leaving(const pld_runtime *rt, struct pldi_transport *t)
 {
     const struct timespec nap = {0, 100000};
     double looked = pldi_now();
@@ -292,7 +292,7 @@ int pld_runtime_close(pld_runtime **runtime)
     t = rt->world != NULL ? rt->world->transport : rt->transport;
     node = rt->world != NULL ? rt->world->node : NULL;
     if (t != NULL)
-        t->lost = are_lost(rt, t);
+        t->lost = await_leaving(rt, t);
     if (rt->world != NULL)
         rc = pldi_group_close(&rt->world);
     else if (t != NULL)
